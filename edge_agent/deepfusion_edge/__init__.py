@@ -1,0 +1,3 @@
+"""Edge agent of Deep Fusion: fused predictions of an erosion-model ensemble on a device without torch."""
+
+__version__ = "0.1.0"

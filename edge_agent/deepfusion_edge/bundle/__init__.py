@@ -1,0 +1,1 @@
+"""Signed bundles: manifest, verification, storage."""

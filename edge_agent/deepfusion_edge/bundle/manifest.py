@@ -1,0 +1,114 @@
+"""What a bundle says of itself: schema version 1 and its one canonical spelling. Pure.
+
+A bundle is an uncompressed zip (or a directory) with ``manifest.json``, ``manifest.sig`` (DSSE
+envelope, Ed25519), ``model.onnx`` and ``golden/probe.json``; the manifest names and hashes the rest.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from deepfusion_edge.erosion import Site
+from deepfusion_edge.errors import TrustError
+from deepfusion_edge.fusion import Thresholds
+
+SCHEMA = 1
+PAYLOAD_TYPE = "application/vnd.deepfusion.manifest+json"
+MANIFEST, SIGNATURE, MODEL, GOLDEN = "manifest.json", "manifest.sig", "model.onnx", "golden/probe.json"
+MAX_MANIFEST_BYTES = 4 * 2**20
+MAX_BUNDLE_BYTES = 2 * 2**30
+
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Utc = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of the bundle: relative path, size in bytes, hash."""
+
+    path: Annotated[str, Meta(pattern=r"^[a-z0-9_]+(/[a-z0-9_]+)*(\.[a-z0-9]+)$", max_length=100)]
+    size: Annotated[int, Meta(ge=0, le=MAX_BUNDLE_BYTES)]
+    sha256: Sha256
+
+
+class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From a decoded frame to the graph's input: RGB in [0, 1], NCHW, bilinear resize to (height, width)."""
+
+    height: Annotated[int, Meta(ge=1, le=4096)]
+    width: Annotated[int, Meta(ge=1, le=4096)]
+    color: Literal["RGB"] = "RGB"
+    resize: Literal["pillow-bilinear"] = "pillow-bilinear"
+
+
+class Erosion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where and how strongly members are eroded, how many there are, and how factors are drawn."""
+
+    sites: Annotated[tuple[Site, ...], Meta(min_length=1, max_length=10_000)]
+    members: Annotated[int, Meta(ge=1, le=64)]
+    sampler: Literal["philox4x64-raw-1"] = "philox4x64-raw-1"
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The signed statement; everything the device does with a bundle comes from here.
+
+    Attributes:
+        id: name of the product line this bundle serves; a device follows one id.
+        sequence: grows with every release; a device never installs a smaller or equal one.
+        created, expires: UTC, RFC 3339 with whole seconds.
+        classes: names in the order of the graph's outputs.
+        tolerance: how far the golden probe may be from the recorded outputs (absolute, probabilities).
+        provenance: tool versions, hashes of model and plan, parity figures; for people, not for rules.
+    """
+
+    schema: Literal[1]
+    id: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
+    sequence: Annotated[int, Meta(ge=1, le=2**53 - 1)]
+    created: Utc
+    expires: Utc
+    runtime: Literal["onnx"]
+    classes: Annotated[tuple[Annotated[str, Meta(max_length=200)], ...], Meta(min_length=2, max_length=100_000)]
+    preprocess: Preprocess
+    erosion: Erosion
+    fusion: Literal["mean-probabilities"]
+    thresholds: Thresholds | None
+    tolerance: Annotated[float, Meta(gt=0.0, le=0.1)]
+    files: Annotated[tuple[Part, ...], Meta(min_length=2, max_length=64)]
+    provenance: dict[str, str | int | float]
+
+
+class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The health probe, file ``golden/probe.json``.
+
+    The image is ``uniform(image_seed, 0, 3*H*W)`` as float32 [1, 3, H, W]; factors are drawn with
+    ``factor_seed``, stream 0. Expected values come from the exporting runtime.
+    """
+
+    image_seed: Annotated[int, Meta(ge=0, le=2**53 - 1)]
+    factor_seed: Annotated[int, Meta(ge=0, le=2**53 - 1)]
+    members: Annotated[int, Meta(ge=1, le=64)]
+    fused: tuple[float, ...]
+    feature_variance: float
+
+
+def canonical(value: Any) -> bytes:  # noqa: ANN401 - any msgspec-encodable value
+    """Spell a value as JSON in the one way that is signed: sorted keys, no blanks, UTF-8."""
+    return msgspec.json.encode(value, order="sorted")
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Read a manifest; refuse what is too large, of another schema, or not spelled canonically.
+
+    Raises:
+        TrustError: naming the field and the rule.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise TrustError(f"manifest has {len(data)} bytes, at most {MAX_MANIFEST_BYTES} are read",
+                         "export the bundle again")
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise TrustError(f"manifest is not valid: {error}",
+                         "use a bundle made by a matching deepfusion-export") from error
+    if canonical(manifest) != data:
+        raise TrustError("manifest is not in canonical form", "export the bundle again")
+    return manifest

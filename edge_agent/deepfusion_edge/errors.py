@@ -1,0 +1,74 @@
+"""Every error a user can meet, with its exit code; the command line turns it into one line, once.
+
+Exit codes (the same for ``deepfusion``, ``deepfusion-export`` and ``deepfusion-agent``):
+
+====  =====================================================================
+0     done
+2     usage: an option or a configuration value breaks a rule
+3     input: a file, folder or image is missing, empty, corrupt or too large
+4     model: the network cannot be used, or does not fit data or plan
+5     trust: a bundle, key or signature is not to be trusted
+6     parity: two runtimes disagree, nothing was written
+7     unreachable: a broker or another service does not answer
+8     storage: the disk is full or a folder cannot be written
+130   interrupted by the user; finished work is kept
+====  =====================================================================
+"""
+
+
+class DeepFusionError(Exception):
+    """A user's mistake or a broken environment.
+
+    Attributes:
+        what: the rule and the value that broke it.
+        remedy: what to do.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, remedy: str) -> None:
+        self.what = what
+        self.remedy = remedy
+        super().__init__(f"{what}; {remedy}")
+
+
+class UsageError(DeepFusionError):
+    """An option or a configuration value breaks a rule."""
+
+    exit_code = 2
+
+
+class InputError(DeepFusionError):
+    """A file, folder or image is missing, empty, corrupt or too large."""
+
+    exit_code = 3
+
+
+class ModelError(DeepFusionError):
+    """The network cannot be used, or does not fit the data or the plan."""
+
+    exit_code = 4
+
+
+class TrustError(DeepFusionError):
+    """A bundle, key or signature is not to be trusted."""
+
+    exit_code = 5
+
+
+class ParityError(DeepFusionError):
+    """Two runtimes disagree; nothing was written."""
+
+    exit_code = 6
+
+
+class UnreachableError(DeepFusionError):
+    """A broker or another service does not answer."""
+
+    exit_code = 7
+
+
+class StorageError(DeepFusionError):
+    """The disk is full or a folder cannot be written."""
+
+    exit_code = 8

@@ -1,0 +1,110 @@
+"""From the bytes of a PNG or JPEG to the graph's input: header first, then pixels. Pure.
+
+Formats outside the allow-list, animations, 16-bit samples, CMYK and real transparency are refused,
+because each of them would silently turn into other pixels than the inspector sees. EXIF orientation
+is ignored: a fixed camera does not rotate. Sizes are checked from the header, before any decoding.
+"""
+
+import io
+import struct
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from deepfusion_edge.errors import InputError
+
+MAX_PIXELS = 64_000_000
+MAX_BYTES = 128 * 2**20
+
+Pixels = npt.NDArray[np.uint8]
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_USE_8_BIT = "convert it to an 8-bit grey or RGB PNG or JPEG"
+
+
+class Header(NamedTuple):
+    """What the first bytes say: format, width and height in pixels."""
+
+    format: str
+    width: int
+    height: int
+
+
+def read_header(data: bytes) -> Header:
+    """Find format and size without decoding.
+
+    Raises:
+        InputError: not a PNG or JPEG, truncated, or of zero size.
+    """
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and len(data) >= 33:
+        header = Header("PNG", *struct.unpack(">II", data[16:24]))
+    elif data[:3] == b"\xff\xd8\xff":
+        header = _jpeg_header(data)
+    else:
+        raise InputError("not a PNG or JPEG image (by its first bytes)", _USE_8_BIT)
+    if header.width < 1 or header.height < 1:
+        raise InputError(f"image of {header.width}x{header.height} pixels", "replace the file")
+    return header
+
+
+def _jpeg_header(data: bytes) -> Header:
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        (length,) = struct.unpack(">H", data[at + 2 : at + 4])
+        if marker in _START_OF_FRAME:
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return Header("JPEG", width, height)
+        at += 2 + max(length, 2)
+    raise InputError("JPEG without a frame header (truncated?)", "replace the file")
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode to RGB, uint8 [H, W, 3]; grey images are repeated over the three channels.
+
+    Raises:
+        InputError: see the module's text; also when the pixels are truncated or corrupt.
+    """
+    if len(data) > MAX_BYTES:
+        raise InputError(f"image file of {len(data)} bytes, at most {MAX_BYTES} are read", "shrink it")
+    header = read_header(data)
+    if header.width * header.height > max_pixels:
+        raise InputError(f"image of {header.width}x{header.height} pixels, at most {max_pixels}",
+                         "shrink it or raise the limit")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=[header.format]) as image:
+                image.load()
+                return _rgb(image)
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, struct.error,
+            Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"corrupt image ({error})", "replace the file") from error
+
+
+def _rgb(image: Image.Image) -> Pixels:
+    if getattr(image, "n_frames", 1) > 1:
+        raise InputError("animated image", "save a single frame")
+    if image.mode not in {"1", "L", "P", "RGB", "RGBA", "LA"}:
+        raise InputError(f"image mode {image.mode}", _USE_8_BIT)
+    if image.mode in {"RGBA", "LA"} or "transparency" in image.info:
+        rgba = np.asarray(image.convert("RGBA"))
+        if int(rgba[..., 3].min()) < 255:  # noqa: PLR2004 - fully opaque
+            raise InputError("image with transparent pixels", _USE_8_BIT)
+        return np.ascontiguousarray(rgba[..., :3])
+    return np.array(image.convert("RGB"))
+
+
+def to_input(pixels: Pixels, height: int, width: int) -> npt.NDArray[np.float32]:
+    """Resize (bilinear, antialiased, only if sizes differ) and scale: uint8 [H, W, 3] -> float32 [1, 3, h, w]."""
+    if pixels.shape[:2] != (height, width):
+        resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+        pixels = np.asarray(resized)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], dtype=np.float32) / np.float32(255)

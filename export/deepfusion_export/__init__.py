@@ -1,0 +1,1 @@
+"""Export of erosion-model ensembles to signed bundles."""

@@ -1,0 +1,1 @@
+"""Offline toolkit of Deep Fusion: craft, evaluate, harden."""

@@ -9,6 +9,6 @@ class NeedsEdge(BuildHookInterface[Any]):
     """Add ``deepfusion-edge`` of the same version to standard wheels only."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Called by hatchling; ``version`` is "standard" or "editable"."""
+        """Extend the requirements; hatchling passes the ``version`` "standard" or "editable"."""
         if version == "standard":
             build_data["dependencies"].append(f"deepfusion-edge=={self.metadata.version}")

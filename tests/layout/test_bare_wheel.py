@@ -1,0 +1,100 @@
+"""The device's wheel in bare environments: no torch, no toolkit, also on Python 3.10 and 3.12."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
+VERSIONS = sorted({RUNNING, "3.10", "3.12"})
+UNREACHABLE = (
+    "Failed to establish a new connection",
+    "Temporary failure in name resolution",
+    "Cannot connect to proxy",
+    "Read timed out",
+    "Network is unreachable",
+)
+PROBE = """
+import importlib, json, pkgutil, sys
+from importlib.util import find_spec
+import deepfusion_edge
+names = [m.name for m in pkgutil.walk_packages(deepfusion_edge.__path__, "deepfusion_edge.")]
+for name in names:
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+strangers = ("torch", "onnx", "onnxscript", "jinja2", "rich", "deepfusion_toolkit")
+print(json.dumps({
+    "python": "%d.%d" % sys.version_info[:2],
+    "modules": names,
+    "strangers": [name for name in strangers if find_spec(name)],
+}))
+"""
+
+
+def run(*command: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+    words = [str(word) for word in command]
+    return subprocess.run(words, cwd=cwd, env=clean, capture_output=True, text=True, check=False)
+
+
+def interpreter(version: str) -> str | None:
+    """Find a Python of this version that really runs (a pyenv shim may exist and refuse)."""
+    candidates = [sys.executable if version == RUNNING else None, shutil.which(f"python{version}")]
+    if shutil.which("pyenv"):
+        prefix = run("pyenv", "prefix", version).stdout.strip()
+        candidates.append(f"{prefix}/bin/python{version}" if prefix else None)
+    question = "import sys, ensurepip, venv; print('%d.%d' % sys.version_info[:2])"
+    for candidate in candidates:
+        if candidate and Path(candidate).exists():
+            answer = run(candidate, "-c", question)
+            if answer.returncode == 0 and answer.stdout.strip() == version:
+                return candidate
+    return None
+
+
+@pytest.fixture(scope="session")
+def device_wheel(tmp_path_factory):
+    into = tmp_path_factory.mktemp("wheel")
+    script = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
+    done = run(sys.executable, "-c", script, into, cwd=ROOT / "edge_agent")
+    assert done.returncode == 0, done.stderr
+    return into / done.stdout.split()[-1]
+
+
+@pytest.fixture(scope="session", params=VERSIONS)
+def bare(request, device_wheel, tmp_path_factory):
+    """Give the scripts folder of a virtual environment that holds the device's wheel alone."""
+    python = interpreter(request.param)
+    if python is None:
+        pytest.skip(f"no Python {request.param} that runs was found on this machine")
+    folder = tmp_path_factory.mktemp(f"bare-{request.param}") / "venv"
+    made = run(python, "-m", "venv", folder)
+    assert made.returncode == 0, made.stdout + made.stderr
+    install = ("-m", "pip", "--disable-pip-version-check", "install", "-q", "--retries", "1")
+    done = run(folder / "bin" / "python", *install, f"{device_wheel}[ort]")
+    if done.returncode != 0 and any(sign in done.stderr for sign in UNREACHABLE):
+        pytest.skip("pip cannot reach a package registry, so no bare environment can be filled")
+    assert done.returncode == 0, done.stderr
+    return folder / "bin"
+
+
+@pytest.mark.slow
+def test_every_module_imports_without_the_toolkits_packages(bare):
+    done = run(bare / "python", "-I", "-c", PROBE)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["strangers"] == []
+    assert found["python"] in VERSIONS
+    assert "deepfusion_edge.cli" in found["modules"]
+
+
+@pytest.mark.slow
+def test_the_agent_says_its_version(bare):
+    done = run(bare / "deepfusion-agent", "--version")
+    assert done.returncode == 0, done.stderr
+    assert (ROOT / "edge_agent" / "pyproject.toml").read_text().count(done.stdout.split()[-1]) == 1

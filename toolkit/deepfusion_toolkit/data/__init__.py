@@ -9,13 +9,16 @@ from deepfusion_toolkit.data.folder import (
     stack,
     subset,
 )
+from deepfusion_toolkit.data.render import CLASSES, render
 
 __all__ = [
+    "CLASSES",
     "Dataset",
     "Item",
     "groups_by_size",
     "images_as_input",
     "load",
+    "render",
     "stack",
     "subset",
 ]

@@ -1,0 +1,230 @@
+"""The agent's configuration: one frozen struct a section, unknown keys refused. Pure.
+
+``parse_config(bytes, folder)`` turns JSON into an :class:`AgentConfig`; relative paths count from
+the folder of the configuration file. A password is never part of it, only the place to read it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from deepfusion_edge.erosion import MAX_SEED
+from deepfusion_edge.errors import UsageError
+from deepfusion_edge.image import MAX_BYTES, MAX_PIXELS
+
+MAX_CONFIG_BYTES = 2**20
+MAX_TOPIC_LEVELS = 8
+MAX_LEVEL_BYTES = 200
+_SEE = "see docs/agent.md for every field and its limits"
+
+PathText = Annotated[str, Meta(min_length=1, max_length=4000)]
+Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
+
+
+class Model(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the bundle's graph is run.
+
+    Attributes:
+        members: K, erosion members a frame; None takes the bundle's.
+        threads: of the runtime; 0 lets the runtime choose.
+        seed: None draws a fresh secret seed a frame; a number makes runs repeat exactly, and lets
+            an attacker who learns it predict the members: for tests and benchmarks.
+    """
+
+    members: Annotated[int, Meta(ge=1, le=64)] | None = None
+    threads: Annotated[int, Meta(ge=0, le=256)] = 0
+    seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
+
+
+class FolderSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="folder"):
+    """PNG and JPEG files of a folder.
+
+    Attributes:
+        name: level of the topic ``decision/<name>``; unique.
+        mode: ``replay`` (sorted, once) or ``watch`` (new files, for ever).
+        pattern: shell pattern of the file names taken, among ``.png``, ``.jpg`` and ``.jpeg``.
+        recursive: also the folders below.
+        poll_interval_s: how often a watched folder is listed.
+        back_pressure: what happens when frames come faster than they are judged; files wait.
+        max_bytes, max_pixels: larger images are reported, not decoded.
+    """
+
+    name: str
+    path: PathText
+    mode: Literal["replay", "watch"] = "replay"
+    pattern: Annotated[str, Meta(min_length=1, max_length=200)] = "*"
+    recursive: bool = False
+    poll_interval_s: Seconds = 1.0
+    back_pressure: Literal["wait"] = "wait"
+    max_bytes: Annotated[int, Meta(ge=1, le=MAX_BYTES)] = MAX_BYTES
+    max_pixels: Annotated[int, Meta(ge=1, le=MAX_PIXELS)] = MAX_PIXELS
+
+
+class Tls(Struct, frozen=True, forbid_unknown_fields=True):
+    """TLS 1.2 or newer to the broker; PEM files.
+
+    Attributes:
+        ca_file: who may have signed the broker's certificate; None: the system's authorities.
+        cert_file, key_file: this client's own certificate, if the broker asks for one.
+    """
+
+    ca_file: PathText | None = None
+    cert_file: PathText | None = None
+    key_file: PathText | None = None
+
+
+class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
+    """The broker and how events are named there.
+
+    Attributes:
+        client_id: this agent's name: unique at the broker, and a level of its topics.
+        base_topic: what topics begin with: ``<base_topic>/<client_id>/...``.
+        password_file, password_env: where the password is read from, at most one of them.
+        keepalive_s: a dead connection is noticed within twice this time.
+        state_interval_s: how often the retained state, with its counters, is renewed.
+        max_in_flight: events sent and not yet confirmed.
+    """
+
+    host: Annotated[str, Meta(min_length=1, max_length=253)] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535)] = 1883
+    client_id: str = "deepfusion-agent"
+    base_topic: str = "deepfusion"
+    username: Annotated[str, Meta(min_length=1, max_length=1000)] | None = None
+    password_file: PathText | None = None
+    password_env: (
+        Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)] | None
+    ) = None
+    keepalive_s: Annotated[int, Meta(ge=2, le=3600)] = 30
+    protocol: Literal["3.1.1", "5"] = "5"
+    tls: Tls | None = None
+    state_interval_s: Seconds = 60.0
+    max_in_flight: Annotated[int, Meta(ge=1, le=1000)] = 20
+
+
+class OutboxLimits(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept while the broker is away; beyond it the oldest events are dropped.
+
+    Attributes:
+        max_bytes: of the database file; its write-ahead log adds about 2 MiB.
+        ttl_s: events older than this are dropped instead of sent; None: never.
+    """
+
+    max_events: Annotated[int, Meta(ge=1, le=100_000_000)] = 100_000
+    max_bytes: Annotated[int, Meta(ge=2**17, le=2**40)] = 256 * 2**20
+    ttl_s: Annotated[float, Meta(gt=0.0)] | None = 7 * 86_400.0
+
+
+class Run(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a run ends.
+
+    Attributes:
+        drain_timeout_s: how long, after the last frame, events may still be delivered.
+    """
+
+    drain_timeout_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 30.0
+
+
+class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything ``deepfusion-agent run`` needs to know; paths are absolute after parsing."""
+
+    state_dir: PathText
+    sources: Annotated[tuple[FolderSource, ...], Meta(min_length=1, max_length=64)]
+    mqtt: Mqtt = Mqtt()
+    model: Model = Model()
+    outbox: OutboxLimits = OutboxLimits()
+    run: Run = Run()
+
+
+def parse_config(data: bytes, folder: Path) -> AgentConfig:
+    """Read a configuration.
+
+    Args:
+        data: JSON, at most 1 MiB.
+        folder: where relative paths count from.
+
+    Raises:
+        UsageError: naming the field and the rule it breaks.
+    """
+    if len(data) > MAX_CONFIG_BYTES:
+        raise UsageError(
+            f"configuration has {len(data)} bytes, at most {MAX_CONFIG_BYTES} are read", _SEE
+        )
+    try:
+        config = msgspec.json.decode(data, type=AgentConfig)
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+        reason = str(error).replace("`$.", "`").replace("`$`", "the top level")
+        raise UsageError(f"configuration: {reason}", _SEE) from error
+    _check(config)
+    return _resolve(config, folder)
+
+
+def check_level(field: str, value: str) -> None:
+    """Refuse what may not be one level of an MQTT topic.
+
+    Raises:
+        UsageError: empty, too long, not UTF-8, or with ``+ # / $`` or a control character.
+    """
+    rule = "use letters, digits, '-' and '_'"
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{field} is not valid UTF-8", rule) from error
+    if not 1 <= size <= MAX_LEVEL_BYTES:
+        raise UsageError(f"{field} has {size} bytes, must have 1 to {MAX_LEVEL_BYTES}", rule)
+    if any(c in "+#/$" or not c.isprintable() for c in value):
+        raise UsageError(f"{field} {value!r} has one of + # / $ or a control character", rule)
+
+
+def _check(config: AgentConfig) -> None:
+    mqtt = config.mqtt
+    check_level("mqtt.client_id", mqtt.client_id)
+    levels = mqtt.base_topic.split("/")
+    if len(levels) > MAX_TOPIC_LEVELS:
+        raise UsageError(
+            f"mqtt.base_topic has {len(levels)} levels, at most {MAX_TOPIC_LEVELS}", "shorten it"
+        )
+    for level in levels:
+        check_level("mqtt.base_topic (each level)", level)
+    if mqtt.password_file is not None and mqtt.password_env is not None:
+        raise UsageError("mqtt.password_file and mqtt.password_env are both set", "set one of them")
+    if mqtt.username is None and (mqtt.password_file or mqtt.password_env):
+        raise UsageError("mqtt has a password but no mqtt.username", "set mqtt.username")
+    if mqtt.tls is not None and (mqtt.tls.cert_file is None) != (mqtt.tls.key_file is None):
+        raise UsageError("mqtt.tls.cert_file and mqtt.tls.key_file go together", "set both or none")
+    _check_text("mqtt.host", mqtt.host)
+    names: set[str] = set()
+    for at, source in enumerate(config.sources):
+        check_level(f"sources[{at}].name", source.name)
+        if source.name in names:
+            raise UsageError(f"sources[{at}].name {source.name!r} is there twice", "rename one")
+        names.add(source.name)
+        _check_text(f"sources[{at}].path", source.path)
+    paths = {"state_dir": config.state_dir, "mqtt.password_file": mqtt.password_file}
+    if mqtt.tls is not None:
+        paths |= {f"mqtt.tls.{f}": getattr(mqtt.tls, f) for f in Tls.__struct_fields__}
+    for field, path in paths.items():
+        _check_text(field, path or "")
+
+
+def _check_text(field: str, value: str) -> None:
+    if "\0" in value:
+        raise UsageError(f"{field} has a NUL character", "take it out")
+
+
+def _resolve(config: AgentConfig, folder: Path) -> AgentConfig:
+    def absolute(path: str | None) -> str | None:
+        return None if path is None else str(folder / path)
+
+    mqtt = replace(config.mqtt, password_file=absolute(config.mqtt.password_file))
+    if mqtt.tls is not None:
+        files = {f: absolute(getattr(mqtt.tls, f)) for f in Tls.__struct_fields__}
+        mqtt = replace(mqtt, tls=Tls(**files))
+    return replace(
+        config,
+        state_dir=str(folder / config.state_dir),
+        sources=tuple(replace(s, path=str(folder / s.path)) for s in config.sources),
+        mqtt=mqtt,
+    )

@@ -1,0 +1,196 @@
+"""Events as versioned JSON (schema 1): what subscribers read. Pure.
+
+A decision holds all it takes to replay it: the bundle's digest, source and frame, and
+``erosion.sample(sites, seed=seed, stream=stream, members=members)`` gives the factors used.
+"""
+
+import datetime as dt
+from typing import Literal
+
+import msgspec
+
+from deepfusion_edge.console import one_line
+from deepfusion_edge.fusion import State as VerdictState
+from deepfusion_edge.fusion import Verdict
+
+MAX_REASON = 500
+AlertKind = Literal["suspect", "reject", "unreadable", "not-finite", "model", "bundle", "outbox"]
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """Which frame an event is about.
+
+    Attributes:
+        source: name of the source.
+        frame: what the source calls the frame.
+        sequence: counts the frames of that source in that run, from 0.
+        captured_s: when the agent got the frame, seconds since 1970.
+    """
+
+    source: str
+    frame: str
+    sequence: int
+    captured_s: float
+
+
+class Draw(msgspec.Struct, frozen=True):
+    """Where the factors came from.
+
+    Attributes:
+        seed, stream: both in [0, 2**53), so that JSON readers keep every digit.
+    """
+
+    seed: int
+    stream: int
+
+
+class BundleRef(msgspec.Struct, frozen=True):
+    """The installed bundle: name of its line, SHA-256 (hex), sequence number."""
+
+    id: str
+    digest: str
+    sequence: int
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": "class"}):
+    """Topic ``<base>/<agent>/decision/<source>``.
+
+    Attributes:
+        id: unique over agents and restarts; a delivery repeated by the broker has the same one.
+        time: when the frame was captured, RFC 3339 in UTC.
+        bundle, bundle_sequence: SHA-256 (hex) and sequence number of the bundle.
+        label, class_name: index and name of the fused class.
+        confidence: its fused probability.
+        state: ``accept``, ``suspect`` or ``reject``.
+        disagreement: in nats.
+        latency_ms: from the frame's bytes to the verdict.
+    """
+
+    schema: Literal[1] = 1
+    id: str
+    agent: str
+    source: str
+    frame: str
+    sequence: int
+    time: str
+    bundle: str
+    bundle_sequence: int
+    label: int
+    class_name: str
+    confidence: float
+    state: VerdictState
+    feature_variance: float
+    disagreement: float
+    members: int
+    seed: int
+    stream: int
+    latency_ms: float
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """Topic ``<base>/<agent>/alert``.
+
+    Attributes:
+        decision: id of the decision it is about, None if there is none.
+        source, frame, sequence: None when the alert is not about a frame.
+    """
+
+    schema: Literal[1] = 1
+    id: str
+    agent: str
+    time: str
+    kind: AlertKind
+    reason: str
+    decision: str | None = None
+    source: str | None = None
+    frame: str | None = None
+    sequence: int | None = None
+
+
+class AgentState(msgspec.Struct, frozen=True, kw_only=True):
+    """Topic ``<base>/<agent>/state``, retained.
+
+    Attributes:
+        reason: why, for people.
+        time: None in the Last Will, which the broker sends at a time nobody knew before.
+        provider: the execution provider that really runs.
+        counters: of the outbox.
+    """
+
+    schema: Literal[1] = 1
+    agent: str
+    state: Literal["online", "offline"]
+    reason: str
+    time: str | None = None
+    bundle: BundleRef | None = None
+    provider: str | None = None
+    counters: dict[str, int | float] | None = None
+
+
+def decision(
+    event_id: str,
+    *,
+    agent: str,
+    subject: Subject,
+    bundle: BundleRef,
+    classes: tuple[str, ...],
+    verdict: Verdict,
+    draw: Draw,
+    latency_ms: float,
+) -> Decision:
+    """Put a verdict into words."""
+    return Decision(
+        id=event_id,
+        agent=agent,
+        source=subject.source,
+        frame=subject.frame,
+        sequence=subject.sequence,
+        time=rfc3339(subject.captured_s),
+        bundle=bundle.digest,
+        bundle_sequence=bundle.sequence,
+        label=verdict.label,
+        class_name=classes[verdict.label],
+        confidence=verdict.confidence,
+        state=verdict.state,
+        feature_variance=verdict.feature_variance,
+        disagreement=verdict.disagreement,
+        members=verdict.members,
+        seed=draw.seed,
+        stream=draw.stream,
+        latency_ms=round(latency_ms, 3),
+    )
+
+
+def alert(
+    event_id: str,
+    *,
+    agent: str,
+    kind: AlertKind,
+    reason: str,
+    time_s: float,
+    subject: Subject | None = None,
+    decision_id: str | None = None,
+) -> Alert:
+    """Put a problem into words, on one line of at most 500 characters."""
+    return Alert(
+        id=event_id,
+        agent=agent,
+        time=rfc3339(time_s),
+        kind=kind,
+        reason=one_line(reason)[:MAX_REASON],
+        decision=decision_id,
+        source=subject.source if subject else None,
+        frame=subject.frame if subject else None,
+        sequence=subject.sequence if subject else None,
+    )
+
+
+def encode(event: Decision | Alert | AgentState) -> bytes:
+    """Spell an event as JSON, UTF-8."""
+    return msgspec.json.encode(event)
+
+
+def rfc3339(time_s: float) -> str:
+    """Seconds since 1970 as UTC with milliseconds: ``2026-01-31T12:00:00.250Z``."""
+    when = dt.datetime.fromtimestamp(time_s, tz=dt.timezone.utc)
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")

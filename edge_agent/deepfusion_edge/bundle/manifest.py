@@ -1,9 +1,12 @@
-"""What a bundle says of itself: schema version 1 and its one canonical spelling. Pure.
+r"""What a bundle says of itself: schema version 1 and its one canonical spelling. Pure.
 
 A bundle is an uncompressed zip (or a directory) with ``manifest.json``, ``manifest.sig`` (DSSE
-envelope, Ed25519), ``model.onnx`` and ``golden/probe.json``; the manifest names and hashes the rest.
+envelope, Ed25519), ``model.onnx`` and ``golden/probe.json``; the manifest names and hashes the
+rest. Patterns end in ``\Z``, because ``$`` also matches before a final line break.
 """
 
+import hashlib
+from datetime import datetime, timezone
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -15,24 +18,25 @@ from deepfusion_edge.fusion import Thresholds
 
 SCHEMA = 1
 PAYLOAD_TYPE = "application/vnd.deepfusion.manifest+json"
-MANIFEST, SIGNATURE, MODEL, GOLDEN = "manifest.json", "manifest.sig", "model.onnx", "golden/probe.json"
+MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
+MODEL, GOLDEN = "model.onnx", "golden/probe.json"
 MAX_MANIFEST_BYTES = 4 * 2**20
 MAX_BUNDLE_BYTES = 2 * 2**30
 
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-Utc = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Utc = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")]
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One file of the bundle: relative path, size in bytes, hash."""
 
-    path: Annotated[str, Meta(pattern=r"^[a-z0-9_]+(/[a-z0-9_]+)*(\.[a-z0-9]+)$", max_length=100)]
+    path: Annotated[str, Meta(pattern=r"^[a-z0-9_]+(/[a-z0-9_]+)*(\.[a-z0-9]+)\Z", max_length=100)]
     size: Annotated[int, Meta(ge=0, le=MAX_BUNDLE_BYTES)]
     sha256: Sha256
 
 
 class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From a decoded frame to the graph's input: RGB in [0, 1], NCHW, bilinear resize to (height, width)."""
+    """From a decoded frame to the graph: RGB in [0, 1], NCHW, resized to (height, width)."""
 
     height: Annotated[int, Meta(ge=1, le=4096)]
     width: Annotated[int, Meta(ge=1, le=4096)]
@@ -56,17 +60,19 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         sequence: grows with every release; a device never installs a smaller or equal one.
         created, expires: UTC, RFC 3339 with whole seconds.
         classes: names in the order of the graph's outputs.
-        tolerance: how far the golden probe may be from the recorded outputs (absolute, probabilities).
-        provenance: tool versions, hashes of model and plan, parity figures; for people, not for rules.
+        tolerance: how far the golden probe's outputs may be from the recorded ones (absolute).
+        provenance: tool versions, hashes of model and plan, parity figures; for people, not rules.
     """
 
     schema: Literal[1]
-    id: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
+    id: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
     sequence: Annotated[int, Meta(ge=1, le=2**53 - 1)]
     created: Utc
     expires: Utc
     runtime: Literal["onnx"]
-    classes: Annotated[tuple[Annotated[str, Meta(max_length=200)], ...], Meta(min_length=2, max_length=100_000)]
+    classes: Annotated[
+        tuple[Annotated[str, Meta(max_length=200)], ...], Meta(min_length=2, max_length=100_000)
+    ]
     preprocess: Preprocess
     erosion: Erosion
     fusion: Literal["mean-probabilities"]
@@ -95,6 +101,26 @@ def canonical(value: Any) -> bytes:  # noqa: ANN401 - any msgspec-encodable valu
     return msgspec.json.encode(value, order="sorted")
 
 
+def part(path: str, content: bytes) -> Part:
+    """Describe one file of a bundle by its relative path and content."""
+    return Part(path=path, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def parse_utc(text: str) -> datetime:
+    """Read a time as the manifest spells it, such as ``2026-01-31T12:00:00Z``.
+
+    Raises:
+        TrustError: another spelling, or a date that does not exist.
+    """
+    try:
+        moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+    except ValueError:
+        moment = None
+    if moment is None or f"{moment:%Y-%m-%dT%H:%M:%SZ}" != text:
+        raise TrustError(f"{text!a} is not a UTC time", "write it as 2026-01-31T12:00:00Z")
+    return moment
+
+
 def parse_manifest(data: bytes) -> Manifest:
     """Read a manifest; refuse what is too large, of another schema, or not spelled canonically.
 
@@ -102,13 +128,38 @@ def parse_manifest(data: bytes) -> Manifest:
         TrustError: naming the field and the rule.
     """
     if len(data) > MAX_MANIFEST_BYTES:
-        raise TrustError(f"manifest has {len(data)} bytes, at most {MAX_MANIFEST_BYTES} are read",
-                         "export the bundle again")
+        raise TrustError(
+            f"manifest has {len(data)} bytes, at most {MAX_MANIFEST_BYTES} are read",
+            "export the bundle again",
+        )
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise TrustError(f"manifest is not valid: {error}",
-                         "use a bundle made by a matching deepfusion-export") from error
-    if canonical(manifest) != data:
+        respelled = canonical(manifest)
+    except (msgspec.DecodeError, RecursionError, OverflowError) as error:
+        raise TrustError(
+            f"manifest is not valid: {error}", "use a bundle made by a matching deepfusion-export"
+        ) from error
+    if respelled != data:
         raise TrustError("manifest is not in canonical form", "export the bundle again")
+    _check_whole(manifest)
     return manifest
+
+
+def _check_whole(manifest: Manifest) -> None:
+    """Apply the rules that concern more than one value."""
+    paths = [file.path for file in manifest.files]
+    names = [site.name for site in manifest.erosion.sites]
+    total = sum(file.size for file in manifest.files)
+    rules = (
+        (paths == sorted(set(paths)), "files are not sorted or are listed twice"),
+        ({MODEL, GOLDEN} <= set(paths), f"files must name {MODEL} and {GOLDEN}"),
+        (not {MANIFEST, SIGNATURE} & set(paths), "files name the manifest itself"),
+        (total <= MAX_BUNDLE_BYTES, f"files have {total} bytes, at most {MAX_BUNDLE_BYTES}"),
+        (len(set(names)) == len(names), "a site is named twice"),
+        (len(set(manifest.classes)) == len(manifest.classes), "a class is named twice"),
+        (all(manifest.classes), "a class has no name"),
+        (parse_utc(manifest.created) < parse_utc(manifest.expires), "expires is not after created"),
+    )
+    for holds, broken in rules:
+        if not holds:
+            raise TrustError(f"manifest is not valid: {broken}", "export the bundle again")

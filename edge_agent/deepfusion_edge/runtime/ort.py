@@ -1,0 +1,110 @@
+"""ONNX Runtime behind the ``Session`` protocol; the only file that imports onnxruntime."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deepfusion_edge.erosion import Factors
+from deepfusion_edge.errors import ModelError
+from deepfusion_edge.fusion import Outputs
+from deepfusion_edge.runtime.base import INPUTS, OUTPUTS
+
+CPU = "CPUExecutionProvider"
+_FATAL = 4
+_REPLACE = "export the bundle again"
+
+
+class OrtSession:
+    """A loaded graph.
+
+    Attributes:
+        provider: the execution provider that really runs.
+    """
+
+    def __init__(self, model_bytes: bytes, *, threads: int = 0, provider: str = CPU) -> None:
+        """Load a graph.
+
+        Args:
+            model_bytes: an ONNX model that passed ``bundle.onnx_check``.
+            threads: threads within one operator; 0 lets ONNX Runtime choose.
+            provider: execution provider, as ONNX Runtime names it; no other is fallen back to.
+
+        Raises:
+            ModelError: ONNX Runtime is missing, has no such provider, or does not take the graph.
+        """
+        runtime = _import()
+        available = runtime.get_available_providers()
+        if provider not in available:
+            raise ModelError(
+                f"ONNX Runtime has no {provider}, only {', '.join(available)}",
+                "choose one of these, or install the ONNX Runtime build that has it",
+            )
+        runtime.disable_telemetry_events()
+        options = runtime.SessionOptions()
+        options.log_severity_level = _FATAL
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        try:
+            self._session = runtime.InferenceSession(model_bytes, options, providers=[provider])
+        except Exception as error:  # its exceptions share no base class but this one
+            raise ModelError(
+                f"ONNX Runtime does not take the model: {_line(error)}", _REPLACE
+            ) from error
+        self._session.disable_fallback()
+        self.provider = str(self._session.get_providers()[0])
+        if self.provider != provider:
+            raise ModelError(
+                f"ONNX Runtime runs on {self.provider} instead of {provider}",
+                "repair the driver, or configure the provider that is there",
+            )
+        for kind, wanted, found in (
+            ("inputs", INPUTS, self._session.get_inputs()),
+            ("outputs", OUTPUTS, self._session.get_outputs()),
+        ):
+            names = sorted(value.name for value in found)
+            if names != sorted(wanted):
+                raise ModelError(
+                    f"the model's {kind} are {', '.join(names)}, not {', '.join(wanted)}", _REPLACE
+                )
+
+    def run(self, image: npt.NDArray[np.float32], factors: Factors) -> Outputs:
+        """Run image float32 [1, 3, H, W] in [0, 1] through K members given by factors [K, F].
+
+        Raises:
+            ModelError: the shapes do not fit the graph, or an output is not finite.
+        """
+        feeds = dict(zip(INPUTS, (image, factors), strict=True))
+        try:
+            fused, members, variance = self._session.run(list(OUTPUTS), feeds)
+        except Exception as error:  # its exceptions share no base class but this one
+            raise ModelError(f"the model does not run: {_line(error)}", _REPLACE) from error
+        if fused.ndim != 1 or members.shape != (len(factors), *fused.shape) or variance.size != 1:
+            raise ModelError(
+                f"outputs have the shapes {fused.shape}, {members.shape}, {variance.shape},"
+                " not [C], [K, C], []",
+                _REPLACE,
+            )
+        if not all(np.isfinite(value).all() for value in (fused, members, variance)):
+            raise ModelError("an output of the model is not a finite number", _REPLACE)
+        return Outputs(
+            np.asarray(fused, dtype=np.float32),
+            np.asarray(members, dtype=np.float32),
+            float(variance.reshape(())),
+        )
+
+
+def _import() -> Any:  # noqa: ANN401 - a module without type information
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ModelError(
+            f"ONNX Runtime is not installed ({_line(error)})",
+            "run 'pip install deepfusion-edge[ort]'",
+        ) from error
+    return onnxruntime
+
+
+def _line(error: Exception) -> str:
+    """Spell a foreign error on one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300]

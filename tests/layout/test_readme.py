@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from deepfusion_edge.errors import UsageError
+
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
@@ -36,7 +38,7 @@ def check(command: str) -> None:
             words = shlex.split(command.removeprefix(prefix), comments=True)
             try:
                 importlib.import_module(module).build_parser().parse_args(words)
-            except SystemExit as refused:
+            except (SystemExit, UsageError) as refused:
                 raise AssertionError(f"does not parse: {command}") from refused
             return
     words = shlex.split(command, comments=True)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from deepfusion_edge.bundle.manifest import Manifest
 from deepfusion_edge.config import AgentConfig
@@ -31,6 +32,7 @@ from deepfusion_edge.source.base import Frame, Source
 
 log = logging.getLogger(__name__)
 
+ALERT_TIMEOUT_S = 5.0
 _LATENCIES = 10_000
 
 
@@ -166,23 +168,23 @@ class Judge:
         about: str | None = None,
     ) -> None:
         """Put an alert into the outbox and the log."""
+        put_alert(
+            self._outbox, self._agent, kind, reason, self._now(), subject=subject, about=about
+        )
 
-        def render(name: str) -> bytes:
-            return payload.encode(
-                payload.alert(
-                    f"{self._agent}-{name}",
-                    agent=self._agent,
-                    kind=kind,
-                    reason=reason,
-                    time_s=self._now(),
-                    subject=subject,
-                    decision_id=about,
-                )
-            )
-
-        self._outbox.put("alert", render, now_s=self._now())
-        where = f"{subject.source}/{subject.frame}: " if subject else ""
-        log.warning("alert %s: %s%s", kind, where, reason)
+    def summary(self, *, sent: int, kept: int) -> Summary:
+        """Count what was judged so far."""
+        counts, latencies = self.counts, self.latencies_ms
+        return Summary(
+            frames=sum(counts.values()),
+            accepted=counts["accept"],
+            suspect=counts["suspect"],
+            rejected=counts["reject"],
+            unreadable=counts["unreadable"],
+            sent=sent,
+            kept=kept,
+            latency_ms_p50=round(statistics.median(latencies), 3) if latencies else None,
+        )
 
     def _image(self, frame: Frame) -> npt.NDArray[np.float32]:
         content = frame.content
@@ -216,23 +218,75 @@ class Judge:
         return outputs
 
 
+def put_alert(
+    outbox: Outbox,
+    agent: str,
+    kind: payload.AlertKind,
+    reason: str,
+    now_s: float,
+    *,
+    subject: payload.Subject | None = None,
+    about: str | None = None,
+) -> None:
+    """Put an alert, perhaps about the decision with id ``about``, into the outbox and the log."""
+
+    def render(name: str) -> bytes:
+        return payload.encode(
+            payload.alert(
+                f"{agent}-{name}",
+                agent=agent,
+                kind=kind,
+                reason=reason,
+                time_s=now_s,
+                subject=subject,
+                decision_id=about,
+            )
+        )
+
+    outbox.put("alert", render, now_s=now_s)
+    where = f"{subject.source}/{subject.frame}: " if subject else ""
+    log.warning("alert %s: %s%s", kind, where, reason)
+
+
+def load_line(config: AgentConfig) -> Line:
+    """Load the installed bundle of ``state_dir``, verified again, into ONNX Runtime.
+
+    Raises:
+        InputError: nothing is installed.
+        TrustError: what is installed is damaged or expired.
+        ModelError: the runtime is not there or does not take the graph.
+    """
+    from deepfusion_edge.bundle.store import load_current
+    from deepfusion_edge.runtime.ort import OrtSession
+
+    installed = load_current(Path(config.state_dir), None, now=utc_now())
+    session = OrtSession(installed.model_bytes(), threads=config.model.threads)
+    return Line(installed.manifest, installed.digest, session)
+
+
+def utc_now() -> str:
+    """Return the time as manifests spell it: UTC, whole seconds."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
 def run_agent(
     config: AgentConfig,
-    line: Line,
     *,
     stop: threading.Event,
     password: str | None = None,
+    load: Callable[[AgentConfig], Line] = load_line,
 ) -> Summary:
     """Judge all frames and publish until the sources end or ``stop`` is set, then drain.
 
     Args:
         config: see :class:`AgentConfig`.
-        line: the loaded bundle.
         stop: set it to end the run gracefully.
         password: of the broker.
+        load: gives the bundle that judges.
 
     Raises:
-        InputError: a source's folder is missing or empty.
+        InputError: a source's folder is missing or empty, or no bundle is installed.
+        TrustError, ModelError: the bundle cannot be used; subscribers are alerted.
         UnreachableError: the sources ended, and not all events could be delivered in time.
         StorageError: the outbox cannot be written, or is another process's.
     """
@@ -244,49 +298,50 @@ def run_agent(
         max_bytes=limits.max_bytes,
         ttl_s=limits.ttl_s,
     ) as outbox:
-        sent_before = outbox.counters(now_s=time.time()).sent
+        return _run(config, sources, outbox, stop=stop, password=password, load=load)
+
+
+def _run(
+    config: AgentConfig,
+    sources: Sequence[Source],
+    outbox: Outbox,
+    *,
+    stop: threading.Event,
+    password: str | None,
+    load: Callable[[AgentConfig], Line],
+) -> Summary:
+    agent, timeout_s = config.mqtt.client_id, config.run.drain_timeout_s
+    sent_before = outbox.counters(now_s=time.time()).sent
+    state = payload.AgentState(agent=agent, state="online", reason="running")
+
+    def describe() -> payload.AgentState:
+        moment = time.time()
+        counters = outbox.counters(now_s=moment)._asdict()
+        return replace(state, time=payload.rfc3339(moment), counters=counters)
+
+    publisher = Publisher(config.mqtt, outbox, describe, password=password)
+    if outbox.moved_aside is not None:
+        lost = f"corrupt outbox moved to {outbox.moved_aside}, its events are lost"
+        put_alert(outbox, agent, "outbox", lost, time.time())
+    try:
+        line = load(config)
         work = Judge(config, line, outbox)
-
-        def describe() -> payload.AgentState:
-            moment = time.time()
-            return payload.AgentState(
-                agent=config.mqtt.client_id,
-                state="online",
-                reason="running",
-                time=payload.rfc3339(moment),
-                bundle=work.bundle,
-                provider=line.session.provider,
-                counters=outbox.counters(now_s=moment)._asdict(),
-            )
-
-        publisher = Publisher(config.mqtt, outbox, describe, password=password)
-        if outbox.moved_aside is not None:
-            work.alert(
-                "outbox", f"corrupt outbox moved to {outbox.moved_aside}, its events are lost"
-            )
         work.warm_up()
-        log.info("bundle %s %d on %s", work.bundle.id, work.bundle.sequence, line.session.provider)
-        with _Publishing(publisher, stop, drain_timeout_s=config.run.drain_timeout_s):
-            for frame in _interleave(sources, stop):
-                work.take(frame)
-        kept = outbox.kept
-        if kept and not stop.is_set():
-            raise _undelivered(publisher, kept, config.run.drain_timeout_s)
-        if kept:
-            log.warning("%d events are kept in the outbox and go out with the next run", kept)
-        counts = work.counts
-        return Summary(
-            frames=sum(counts.values()),
-            accepted=counts["accept"],
-            suspect=counts["suspect"],
-            rejected=counts["reject"],
-            unreadable=counts["unreadable"],
-            sent=outbox.counters(now_s=time.time()).sent - sent_before,
-            kept=kept,
-            latency_ms_p50=(
-                round(statistics.median(work.latencies_ms), 3) if work.latencies_ms else None
-            ),
-        )
+    except DeepFusionError as error:
+        put_alert(outbox, agent, "bundle", str(error), time.time())
+        with _Publishing(publisher, stop, drain_timeout_s=min(timeout_s, ALERT_TIMEOUT_S)):
+            raise
+    state = replace(state, bundle=work.bundle, provider=line.session.provider)
+    log.info("bundle %s %d on %s", work.bundle.id, work.bundle.sequence, line.session.provider)
+    with _Publishing(publisher, stop, drain_timeout_s=timeout_s):
+        for frame in _interleave(sources, stop):
+            work.take(frame)
+    kept = outbox.kept
+    if kept and not stop.is_set():
+        raise _undelivered(publisher, kept, timeout_s)
+    if kept:
+        log.warning("%d events are kept in the outbox and go out with the next run", kept)
+    return work.summary(sent=outbox.counters(now_s=time.time()).sent - sent_before, kept=kept)
 
 
 class _Publishing:

@@ -1,0 +1,242 @@
+"""``deepfusion-agent``: install, verify, run, status, rollback; heavy imports are lazy."""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from deepfusion_edge import __version__, console
+from deepfusion_edge.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from deepfusion_edge.bundle.manifest import Manifest
+    from deepfusion_edge.config import AgentConfig, Mqtt
+
+MAX_PASSWORD_BYTES = 4096
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    return console.run(lambda: _main(argv))
+
+
+def read_config(path: Path) -> "AgentConfig":
+    """Read the configuration file.
+
+    Raises:
+        UsageError: a field breaks a rule.
+        OSError: the file cannot be read.
+    """
+    from deepfusion_edge.config import MAX_CONFIG_BYTES, parse_config
+
+    with path.open("rb") as file:
+        data = file.read(MAX_CONFIG_BYTES + 1)
+    return parse_config(data, path.absolute().parent)
+
+
+def read_password(mqtt: "Mqtt") -> str | None:
+    """Read the broker's password from where the configuration says; None if it says nowhere.
+
+    Raises:
+        UsageError: the variable is not set.
+        InputError: the file is missing, too long, empty or not UTF-8.
+    """
+    if mqtt.password_env is not None:
+        value = os.environ.get(mqtt.password_env)
+        if not value:
+            raise UsageError(f"environment variable {mqtt.password_env} is not set", "export it")
+        return value
+    if mqtt.password_file is None:
+        return None
+    where = f"mqtt.password_file {mqtt.password_file}"
+    try:
+        with Path(mqtt.password_file).open("rb") as file:
+            data = file.read(MAX_PASSWORD_BYTES + 1).rstrip(b"\r\n")
+        password = data.decode()
+    except OSError as error:
+        raise InputError(f"{where}: {error.strerror}", "check path and permissions") from error
+    except UnicodeDecodeError:
+        # `from None`: the decoder's error quotes what it read.
+        raise InputError(f"{where} is not UTF-8", "write the password into it") from None
+    if not 1 <= len(data) <= MAX_PASSWORD_BYTES:
+        raise InputError(f"{where} has {len(data)} bytes", "write the password into it")
+    return password
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"see {self.prog} --help")
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return console.one_line(super().format(record))
+
+
+def _main(argv: list[str] | None) -> int:
+    options = _parser().parse_args(argv)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=options.log_level.upper(), handlers=[handler], force=True)
+    command: Callable[[argparse.Namespace], int] = options.command
+    return command(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(
+        prog="deepfusion-agent",
+        description="Judge frames with an erosion-model ensemble and report over MQTT.",
+        epilog=console.EXIT_CODES,
+        formatter_class=style,
+    )
+    parser.add_argument("--version", action="version", version=f"deepfusion-agent {__version__}")
+    shared = _Parser(add_help=False)
+    shared.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    shared.add_argument(
+        "--log-level",
+        choices=["debug", "info", "warning", "error"],
+        default="info",
+        help="what goes to stderr (default: info, a line an event)",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> _Parser:
+        made = commands.add_parser(
+            name,
+            parents=[shared],
+            help=text,
+            description=text,
+            epilog=console.EXIT_CODES,
+            formatter_class=style,
+        )
+        made.set_defaults(command=command)
+        return made
+
+    install = add("install", _install, "Verify a bundle, probe it and make it the current one.")
+    verify = add(
+        "verify", _verify, "Check a bundle's signature, expiry and files; install nothing."
+    )
+    for made in (install, verify):
+        made.add_argument("bundle", type=Path, metavar="BUNDLE")
+        made.add_argument(
+            "--trust",
+            type=Path,
+            action="append",
+            required=True,
+            metavar="KEY.PUB",
+            help="public key that may sign; give it again for more keys",
+        )
+        made.add_argument(
+            "--threshold", type=int, default=1, metavar="N", help="keys that must have signed"
+        )
+    run = add("run", _run, "Judge the frames of the configured sources and publish the verdicts.")
+    run.add_argument("--config", type=Path, required=True, metavar="AGENT.JSON")
+    status = add("status", _status, "Say what is installed and what waits in the outbox.")
+    rollback = add("rollback", _rollback, "Make the bundle before the current one current again.")
+    for made in (install, status, rollback):
+        made.add_argument(
+            "--state", type=Path, required=True, metavar="DIR", help="the agent's state folder"
+        )
+    return parser
+
+
+def _install(options: argparse.Namespace) -> int:
+    from deepfusion_edge.agent import utc_now
+    from deepfusion_edge.bundle.store import install
+
+    installed = install(
+        options.bundle, options.state, options.trust, threshold=options.threshold, now=utc_now()
+    )
+    _say(options, _words(installed.manifest) | {"digest": installed.digest}, "installed")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from deepfusion_edge.agent import utc_now
+    from deepfusion_edge.bundle.store import verify
+
+    manifest = verify(options.bundle, options.trust, threshold=options.threshold, now=utc_now())
+    _say(options, _words(manifest), "verified")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from deepfusion_edge.agent import run_agent
+
+    config = read_config(options.config)
+    password = read_password(config.mqtt)
+    stop = threading.Event()
+    received: list[int] = []
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends at once
+
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        summary = run_agent(config, stop=stop, password=password)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    _say(options, summary._asdict(), "done")
+    if signal.SIGINT in received:
+        raise KeyboardInterrupt
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from deepfusion_edge.agent import utc_now
+    from deepfusion_edge.bundle.store import load_current
+    from deepfusion_edge.outbox import read_counters
+
+    installed = load_current(options.state, None, now=utc_now())
+    found = _words(installed.manifest) | {"digest": installed.digest}
+    counters = read_counters(options.state, now_s=time.time())
+    outbox = counters._asdict() if counters else None
+    _say(options, {**found, "outbox": outbox}, "installed")
+    return 0
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    from deepfusion_edge.agent import utc_now
+    from deepfusion_edge.bundle.store import load_current, roll_back
+
+    roll_back(options.state)
+    installed = load_current(options.state, None, now=utc_now())
+    _say(options, _words(installed.manifest) | {"digest": installed.digest}, "rolled back")
+    return 0
+
+
+def _words(manifest: "Manifest") -> dict[str, object]:
+    return {
+        "id": manifest.id,
+        "sequence": manifest.sequence,
+        "created": manifest.created,
+        "expires": manifest.expires,
+        "classes": len(manifest.classes),
+        "members": manifest.erosion.members,
+    }
+
+
+def _say(options: argparse.Namespace, result: dict[str, object], verb: str) -> None:
+    if options.json:
+        sys.stdout.write(json.dumps(result) + "\n")
+        return
+    text = ", ".join(f"{key} {value}" for key, value in result.items())
+    sys.stdout.write(console.one_line(f"{verb}: {text}") + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Fixtures of all test folders: a real MQTT broker on a free loopback port."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+_INSTALL = (
+    "mosquitto is not installed: `apt-get install mosquitto` (Debian, Ubuntu), `brew install"
+    " mosquitto` (macOS); or set DEEPFUSION_NO_BROKER=1 to leave out the tests that need it"
+)
+
+
+class Broker:
+    """A mosquitto process with its own configuration in its own folder."""
+
+    def __init__(self, program: str, folder: Path, *, port: int, options: str):
+        self.host, self.port = "127.0.0.1", port
+        self.folder, self._program = folder, program
+        self._process: subprocess.Popen[bytes] | None = None
+        self.config = folder / "mosquitto.conf"
+        self.config.write_text(
+            f"listener {port} 127.0.0.1\nallow_zero_length_clientid true\n{options}"
+        )
+
+    def start(self) -> None:
+        with (self.folder / "mosquitto.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._program, "-c", str(self.config)], stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                break
+            with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 1):
+                return
+            time.sleep(0.02)
+        raise RuntimeError(f"mosquitto did not start:\n{self.log()}")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(5)
+            self._process = None
+
+    def freeze(self) -> None:
+        """Keep connections open, and accept new ones, without ever answering."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def log(self) -> str:
+        return (self.folder / "mosquitto.log").read_text(errors="replace")
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None, "the broker is not running"
+        self._process.send_signal(number)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def make_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Broker]]:
+    """``make_broker(username=, password=, options=, started=True)`` -> Broker."""
+    if os.environ.get("DEEPFUSION_NO_BROKER") == "1":
+        pytest.skip("DEEPFUSION_NO_BROKER=1: no test that speaks MQTT runs")
+    program = shutil.which(
+        "mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+    )
+    if program is None:
+        pytest.fail(_INSTALL, pytrace=False)
+    made: list[Broker] = []
+
+    def make(
+        *,
+        username: str = "line",
+        password: str | None = None,
+        options: str = "",
+        started: bool = True,
+    ) -> Broker:
+        folder = tmp_path_factory.mktemp("broker")
+        options += f"persistence true\npersistence_location {folder}/\n"
+        # mosquitto drops its rights when root starts it, and could then not read its own files.
+        options += "user root\n" if os.geteuid() == 0 else ""
+        if password is None:
+            options += "allow_anonymous true\n"
+        else:
+            file = folder / "passwords"
+            file.write_text(f"{username}:{password}\n")
+            file.chmod(0o600)
+            tool = Path(program).with_name("mosquitto_passwd")
+            tool = tool if tool.exists() else Path(shutil.which("mosquitto_passwd") or tool)
+            subprocess.run([tool, "-U", file], check=True, capture_output=True)
+            options += f"allow_anonymous false\npassword_file {file}\n"
+        broker = Broker(program, folder, port=free_port(), options=options)
+        made.append(broker)
+        if started:
+            broker.start()
+        return broker
+
+    yield make
+    for broker in made:
+        broker.stop()
+
+
+@pytest.fixture
+def broker(make_broker: Callable[..., Broker]) -> Broker:
+    """Anonymous and running."""
+    return make_broker()

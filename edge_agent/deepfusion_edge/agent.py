@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from deepfusion_edge.bundle.manifest import Manifest
 from deepfusion_edge.config import AgentConfig
 from deepfusion_edge.erosion import MAX_SEED, Factors, identity, sample, stream_of
-from deepfusion_edge.errors import DeepFusionError, ModelError, UnreachableError
+from deepfusion_edge.errors import DeepFusionError, InputError, ModelError, UnreachableError
 from deepfusion_edge.fusion import Outputs, judge
 from deepfusion_edge.image import decode, to_input
 from deepfusion_edge.outbox import Outbox
@@ -290,6 +290,11 @@ def run_agent(
         UnreachableError: the sources ended, and not all events could be delivered in time.
         StorageError: the outbox cannot be written, or is another process's.
     """
+    if not Path(config.state_dir).is_dir():
+        raise InputError(
+            f"state_dir {config.state_dir} is no folder",
+            "install a bundle there first: deepfusion-agent install",
+        )
     sources = [SOURCES[type(section)](section) for section in config.sources]
     limits = config.outbox
     with Outbox(

@@ -18,7 +18,7 @@ from deepfusion_edge.image import MAX_BYTES, MAX_PIXELS
 MAX_CONFIG_BYTES = 2**20
 MAX_TOPIC_LEVELS = 8
 MAX_LEVEL_BYTES = 200
-_SEE = "see docs/agent.md for every field and its limits"
+_SEE = "correct the configuration file"
 
 PathText = Annotated[str, Meta(min_length=1, max_length=4000)]
 Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]

@@ -24,6 +24,13 @@ _SCHEMA = 1
 _PAGE_BYTES = 4096
 _LOG_PAGES = 256
 _SUFFIXES = ("", "-wal", "-shm")
+_CORRUPT_SIGNS = (
+    "malformed",
+    "not a database",
+    "no such table",
+    "no such column",
+    "already exists",
+)
 _TABLES = """
 CREATE TABLE event(id INTEGER PRIMARY KEY AUTOINCREMENT, created_s REAL NOT NULL,
                    channel TEXT NOT NULL, body BLOB NOT NULL);
@@ -332,10 +339,7 @@ def _move_aside(path: Path) -> Path:
 
 
 def _is_corrupt(error: sqlite3.Error) -> bool:
-    text = str(error)
-    return any(
-        sign in text for sign in ("malformed", "not a database", "no such table", "no such column")
-    )
+    return any(sign in str(error) for sign in _CORRUPT_SIGNS)
 
 
 def _is_full(error: sqlite3.Error) -> bool:

@@ -1,0 +1,135 @@
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepfusion_edge.config import AgentConfig, parse_config
+from deepfusion_edge.errors import UsageError
+
+FOLDER = Path("/etc/line")
+SOURCE = {"kind": "folder", "name": "cam", "path": "frames"}
+MINIMAL = {"state_dir": "state", "sources": [SOURCE]}
+
+
+def parse(value) -> AgentConfig:
+    return parse_config(json.dumps(value).encode(), FOLDER)
+
+
+def test_defaults_and_paths_relative_to_the_files_folder():
+    config = parse(
+        MINIMAL
+        | {
+            "mqtt": {
+                "username": "u",
+                "password_file": "secret",
+                "tls": {"ca_file": "/abs/ca.pem", "cert_file": "c.pem", "key_file": "k.pem"},
+            }
+        }
+    )
+    assert config.state_dir == "/etc/line/state"
+    assert config.sources[0].path == "/etc/line/frames"
+    assert config.mqtt.password_file == str(FOLDER / "secret")
+    assert config.mqtt.tls is not None
+    assert config.mqtt.tls.ca_file == "/abs/ca.pem"
+    assert config.mqtt.tls.key_file == "/etc/line/k.pem"
+    assert (config.mqtt.host, config.mqtt.port, config.mqtt.protocol) == ("127.0.0.1", 1883, "5")
+    assert config.sources[0].back_pressure == "wait"
+    assert config.model.seed is None
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"typo": 1}, "typo"),
+        ({"mqtt": {"prot": 1}}, "prot"),
+        ({"mqtt": {"port": 0}}, "mqtt.port"),
+        ({"mqtt": {"port": "1883"}}, "mqtt.port"),
+        ({"mqtt": {"protocol": "4"}}, "mqtt.protocol"),
+        ({"mqtt": {"host": "a\0b"}}, "mqtt.host"),
+        ({"mqtt": {"client_id": "a/b"}}, "mqtt.client_id"),
+        ({"mqtt": {"client_id": ""}}, "mqtt.client_id"),
+        ({"mqtt": {"client_id": "x" * 201}}, "mqtt.client_id"),
+        ({"mqtt": {"base_topic": "a/+"}}, "mqtt.base_topic"),
+        ({"mqtt": {"base_topic": "a/#"}}, "mqtt.base_topic"),
+        ({"mqtt": {"base_topic": "$SYS"}}, "mqtt.base_topic"),
+        ({"mqtt": {"base_topic": "a//b"}}, "mqtt.base_topic"),
+        ({"mqtt": {"base_topic": "a\0b"}}, "mqtt.base_topic"),
+        ({"mqtt": {"base_topic": "a/" * 8 + "a"}}, "mqtt.base_topic"),
+        ({"mqtt": {"password_env": "P"}}, "mqtt.username"),
+        ({"mqtt": {"username": "u", "password_env": "P", "password_file": "f"}}, "password_file"),
+        ({"mqtt": {"tls": {"cert_file": "c"}}}, "mqtt.tls.key_file"),
+        ({"mqtt": {"tls": {"ca_file": "c\0"}}}, "mqtt.tls.ca_file"),
+        ({"sources": []}, "sources"),
+        ({"sources": [SOURCE, SOURCE]}, "sources[1].name"),
+        ({"sources": [SOURCE | {"name": "a+b"}]}, "sources[0].name"),
+        ({"sources": [SOURCE | {"kind": "camera"}]}, "camera"),
+        ({"sources": [SOURCE | {"mode": "loop"}]}, "mode"),
+        ({"sources": [SOURCE | {"back_pressure": "drop-oldest"}]}, "back_pressure"),
+        ({"sources": [SOURCE | {"path": "a\0"}]}, "sources[0].path"),
+        ({"model": {"members": 0}}, "model.members"),
+        ({"model": {"seed": 2**53}}, "model.seed"),
+        ({"outbox": {"max_bytes": 1}}, "outbox.max_bytes"),
+        ({"run": {"drain_timeout_s": -1}}, "run.drain_timeout_s"),
+        ({"state_dir": "a\0"}, "state_dir"),
+    ],
+)
+def test_a_broken_rule_names_its_field(change, names):
+    with pytest.raises(UsageError) as caught:
+        parse(MINIMAL | change)
+    assert names in str(caught.value)
+    assert "\0" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff\xfe", b"[" * 100_000, b"{" * 5, b'{"a":' * 50_000, b"NaN", b" " * (2**20 + 1)],
+)
+def test_bytes_that_are_no_configuration(data):
+    with pytest.raises(UsageError):
+        parse_config(data, FOLDER)
+
+
+def test_a_lone_surrogate_is_no_topic():
+    text = json.dumps(MINIMAL | {"mqtt": {"client_id": "\ud800"}}).encode()
+    with pytest.raises(UsageError):
+        parse_config(text, FOLDER)
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+FIELDS = dict.fromkeys(AgentConfig.__struct_fields__, JUNK)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    JUNK
+    | st.fixed_dictionaries({}, optional=FIELDS)
+    | st.builds(lambda o: MINIMAL | o, st.fixed_dictionaries({}, optional=FIELDS))
+)
+def test_random_json_is_a_configuration_or_a_usage_error(value):
+    try:
+        config = parse(value)
+    except UsageError:
+        return
+    assert isinstance(config, AgentConfig)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.binary(max_size=200))
+def test_random_bytes_are_a_usage_error(data):
+    with pytest.raises(UsageError):
+        parse_config(data, FOLDER)
+
+
+def test_no_field_can_hold_a_password():
+    fields = msgspec.structs.fields(AgentConfig)
+    mqtt = next(f for f in fields if f.name == "mqtt").type
+    assert "password" not in mqtt.__struct_fields__

@@ -1,0 +1,45 @@
+"""Results for people: a self-contained HTML page and tables and progress on the terminal."""
+
+from deepfusion_toolkit.report.html import page, write_html
+from deepfusion_toolkit.report.pictures import perturbation
+from deepfusion_toolkit.report.sections import (
+    Bar,
+    Bars,
+    Figure,
+    Figures,
+    Message,
+    Messages,
+    Picture,
+    PictureRow,
+    Prediction,
+    Section,
+    Settings,
+    Strip,
+    Table,
+    Text,
+    share,
+)
+from deepfusion_toolkit.report.terminal import progress, table
+
+__all__ = [
+    "Bar",
+    "Bars",
+    "Figure",
+    "Figures",
+    "Message",
+    "Messages",
+    "Picture",
+    "PictureRow",
+    "Prediction",
+    "Section",
+    "Settings",
+    "Strip",
+    "Table",
+    "Text",
+    "page",
+    "perturbation",
+    "progress",
+    "share",
+    "table",
+    "write_html",
+]

@@ -1,0 +1,121 @@
+"""Sections to one self-contained HTML page: no script, no address, pictures and style inside."""
+
+import math
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import jinja2
+
+from deepfusion_edge.errors import StorageError
+from deepfusion_toolkit.report.pictures import data_uri
+from deepfusion_toolkit.report.sections import Bar, Cell, Section, Table
+
+_NUMBER = re.compile(r"[-+]?[0-9.,]+( ?%)?( \([0-9]+ of [0-9]+\))?|-|- \(0 of 0\)|")
+_LABEL_LENGTH = 34
+_TITLE_LENGTH = 120
+
+
+def page(title: str, sections: Sequence[Section], *, subtitle: str = "", footer: str = "") -> str:
+    """Build the page.
+
+    Args:
+        title: its name, also shown on top.
+        sections: what it shows, in order; the first heading level belongs to the title.
+        subtitle: one line below the title.
+        footer: one line at the end, for instance product and version.
+
+    Returns:
+        HTML text; every text in it is escaped.
+
+    Raises:
+        ValueError: a table row has another number of cells than there are columns, or a share is
+            outside [0, 1].
+    """
+    return (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            title=title[:_TITLE_LENGTH], subtitle=subtitle, footer=footer, sections=list(sections)
+        )
+    )
+
+
+def write_html(path: Path, html: str) -> None:
+    """Write the page so that the file is whole or as it was before.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    staged: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, staged = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(html)
+        Path(staged).chmod(0o644)
+        Path(staged).replace(path)
+        staged = None
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written ({error.strerror})", "free space or choose another place"
+        ) from error
+    finally:
+        if staged is not None:
+            Path(staged).unlink(missing_ok=True)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("deepfusion_toolkit.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        kind=lambda section: type(section).__name__,
+        paragraphs=lambda text: [p for p in re.split(r"\n\s*\n", text.strip()) if p],
+        numeric=_numeric,
+        cell=_cell,
+        data_uri=data_uri,
+        short=_short,
+        percent=lambda share: f"{100 * share:.1f} %",
+        extent=_extent,
+    )
+    return environment
+
+
+def _numeric(table: Table) -> list[bool]:
+    """Tell for each column whether all its cells are numbers; refuse ragged tables."""
+    for row in table.rows:
+        if len(row) != len(table.columns):
+            raise ValueError(f"row of {len(row)} cells under {len(table.columns)} columns: {row}")
+    cells = [[row[i] for row in table.rows] for i in range(len(table.columns))]
+    return [
+        bool(column) and all(isinstance(c, int | float) or _NUMBER.fullmatch(c) for c in column)
+        for column in cells
+    ]
+
+
+def _cell(value: Cell) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LABEL_LENGTH else text[: _LABEL_LENGTH - 1] + "…"
+
+
+def _extent(bar: Bar, pixels: float) -> dict[str, float]:
+    """Return bar and interval in pixels from the axis' zero."""
+    low = bar.value if bar.low is None else bar.low
+    high = bar.value if bar.high is None else bar.high
+    shares = {"value": bar.value, "low": low, "high": high}
+    for name, share in shares.items():
+        if not (math.isfinite(share) and 0 <= share <= 1):
+            raise ValueError(f"{name} of bar {bar.label!r} must be in [0, 1], is {share}")
+    return {name: round(pixels * share, 1) for name, share in shares.items()}

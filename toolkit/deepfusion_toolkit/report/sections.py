@@ -1,0 +1,142 @@
+"""The pieces of a report page: plain values, no markup; `html` draws them.
+
+Text is shown as it is: class names, file names and payloads may hold anything.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from deepfusion_edge.image import Pixels
+
+Tone = Literal["plain", "good", "bad", "warn"]
+"""What a value means to the reader; never the only sign of it."""
+
+Cell = str | int | float
+
+
+@dataclass(frozen=True)
+class Text:
+    """Paragraphs, split at empty lines."""
+
+    body: str
+    heading: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One key figure: what it is, the value in large type, a remark below it."""
+
+    label: str
+    value: str
+    note: str = ""
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A row of key figures."""
+
+    items: Sequence[Figure]
+    heading: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells; columns that hold numbers only are set to the right."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    heading: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A share in [0, 1] with its confidence interval and the number of images behind it."""
+
+    label: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A bar chart of shares on an axis from 0 to 100 %."""
+
+    items: Sequence[Bar]
+    heading: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model said of a picture: by whom, which class, and whether that is right."""
+
+    by: str
+    label: str
+    right: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image, uint8 [H, W, 3], with what it shows and what was predicted of it."""
+
+    pixels: Pixels
+    caption: str
+    predictions: Sequence[Prediction] = ()
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """Pictures of one subject side by side, for instance clean, perturbation, attacked."""
+
+    title: str
+    pictures: Sequence[Picture]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Rows of pictures."""
+
+    rows: Sequence[PictureRow]
+    heading: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message as it was received: topic and payload text."""
+
+    topic: str
+    payload: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Messages:
+    """Messages in the order of their arrival."""
+
+    items: Sequence[Message]
+    heading: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Names and values: how the result came about."""
+
+    items: Mapping[str, object]
+    heading: str = "Settings"
+
+
+Section = Text | Figures | Table | Bars | Strip | Messages | Settings
+
+
+def share(hits: int, total: int) -> str:
+    """Write a share with its counts: ``93.3 % (56 of 60)``; a dash where there is nothing."""
+    return f"{100 * hits / total:.1f} % ({hits} of {total})" if total else "- (0 of 0)"

@@ -89,7 +89,7 @@ def check_onnx(model_bytes: bytes) -> None:
     todo = [_Message("ModelProto", memoryview(model_bytes), 0)]
     while todo:
         message = todo.pop()
-        for number, wire, value in _fields(message):
+        for number, wire, value in _fields(message.data):
             kind = _kind_of(message.kind, number, wire)
             found.note(message, number, value)
             if kind in SCHEMA and isinstance(value, memoryview):
@@ -104,8 +104,8 @@ class _Findings:
 
     def __init__(self) -> None:
         self._graph_names: dict[str, list[bytes]] = {"inputs": [], "outputs": []}
-        self._operator_domains: set[bytes] = set()
-        self._function_domains: set[bytes] = set()
+        self._operators: set[tuple[bytes, ...]] = set()
+        self._functions: set[tuple[bytes, ...]] = set()
         self._graphs = 0
 
     def note(self, message: _Message, number: int, value: int | memoryview) -> None:
@@ -118,24 +118,29 @@ class _Findings:
                 raise ModelError("model holds training information", _REPLACE)
             case "ModelProto", 7:
                 self._graphs += 1
-            case "GraphProto", 11 if message.depth == 1 and isinstance(value, memoryview):
-                self._graph_names["inputs"].append(_name(value, message.depth))
-            case "GraphProto", 12 if message.depth == 1 and isinstance(value, memoryview):
-                self._graph_names["outputs"].append(_name(value, message.depth))
-            case "NodeProto", 7 if isinstance(value, memoryview):
-                self._operator_domains.add(bytes(value))
-            case "FunctionProto", 10 if isinstance(value, memoryview):
-                self._function_domains.add(bytes(value))
+        if isinstance(value, memoryview):
+            self._note_names(message, number, value)
+
+    def _note_names(self, message: _Message, number: int, value: memoryview) -> None:
+        match message.kind, number:
+            case "GraphProto", 11 if message.depth == 1:
+                self._graph_names["inputs"] += _strings(value, 1)
+            case "GraphProto", 12 if message.depth == 1:
+                self._graph_names["outputs"] += _strings(value, 1)
+            case ("GraphProto", 1) | ("FunctionProto", 7):
+                self._operators.add(_strings(value, 7, 4))
+            case "ModelProto", 25:
+                self._functions.add(_strings(value, 10, 1))
 
     def judge(self) -> None:
         if self._graphs != 1:
             raise ModelError(f"model has {self._graphs} graphs, not one", _REPLACE)
-        foreign = self._operator_domains - STANDARD_DOMAINS - self._function_domains
-        if foreign:
-            raise ModelError(
-                f"model uses operators of the domain {_text(min(foreign))}, which is not ONNX's own",
-                _REPLACE,
-            )
+        for domain, name in sorted(self._operators - self._functions):
+            if domain not in STANDARD_DOMAINS:
+                raise ModelError(
+                    f"model uses the operator {_text(name)} of {_text(domain)}, not of ONNX",
+                    _REPLACE,
+                )
         for kind, wanted in (("inputs", INPUTS), ("outputs", OUTPUTS)):
             names = sorted(self._graph_names[kind])
             if names != sorted(name.encode() for name in wanted):
@@ -146,13 +151,13 @@ class _Findings:
                 )
 
 
-def _name(value_info: memoryview, depth: int) -> bytes:
-    names = [
-        bytes(value)
-        for number, _, value in _fields(_Message("ValueInfoProto", value_info, depth))
-        if number == 1 and isinstance(value, memoryview)
-    ]
-    return names[-1] if names else b""
+def _strings(data: memoryview, *numbers: int) -> tuple[bytes, ...]:
+    """Return the values of some string fields; as in protobuf, the last one of each counts."""
+    values = dict.fromkeys(numbers, b"")
+    for number, _, value in _fields(data):
+        if number in values and isinstance(value, memoryview):
+            values[number] = bytes(value)
+    return tuple(values[number] for number in numbers)
 
 
 def _text(name: bytes) -> str:
@@ -169,9 +174,9 @@ def _kind_of(message: str, number: int, wire: int) -> str:
     return kind
 
 
-def _fields(message: _Message) -> Iterator[tuple[int, int, int | memoryview]]:
+def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
     """Split a message into (field number, wire type, value)."""
-    data, at = message.data, 0
+    at = 0
     while at < len(data):
         tag, at = _varint(data, at)
         number, wire = tag >> 3, tag & 7
@@ -186,7 +191,7 @@ def _fields(message: _Message) -> Iterator[tuple[int, int, int | memoryview]]:
             else:
                 raise ModelError(f"model is corrupt: wire type {wire}", _REPLACE)
             if size > len(data) - at:
-                raise ModelError(f"model is truncated within {message.kind}", _REPLACE)
+                raise ModelError("model is truncated", _REPLACE)
             value, at = data[at : at + size], at + size
         yield number, wire, value
 

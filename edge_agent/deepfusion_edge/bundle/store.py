@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -247,8 +247,9 @@ def _highest(state: Path) -> Highest | None:
     for link in (state / _CURRENT, state / _PREVIOUS):
         if link.is_symlink():
             policy = policy or choose_policy(state, {}, None)
-            manifest = read_installed(state / _target(link), policy, check_files=False).manifest
-            found.append(Highest(manifest.id, manifest.sequence))
+            with suppress(TrustError):  # a damaged bundle must not stop the one that repairs it
+                manifest = read_installed(state / _target(link), policy, check_files=False).manifest
+                found.append(Highest(manifest.id, manifest.sequence))
     return max(found, key=lambda one: one.sequence, default=None)
 
 
@@ -262,7 +263,7 @@ def _target(link: Path) -> str:
         target = str(link.readlink())
     folder, _, name = target.partition("/")
     if folder != _BUNDLES or len(name) != 16 or set(name) - set("0123456789abcdef"):  # noqa: PLR2004
-        raise TrustError(f"{link} points to {target!a}", "install a bundle again")
+        raise TrustError(f"{link} points to {target!a}", "remove this link")
     return target
 
 

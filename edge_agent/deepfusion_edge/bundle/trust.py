@@ -1,4 +1,4 @@
-"""Whom this device trusts: public keys given once by a person, then pinned in its state directory."""
+"""Whom this device trusts: public keys that a person gave once, then pinned in the state."""
 
 import shutil
 import tempfile

@@ -55,7 +55,7 @@ class Summary(NamedTuple):
 
     Attributes:
         frames: accepted + suspect + rejected + unreadable.
-        rejected: by the verdict, or because the graph gave numbers that are not finite.
+        rejected: by the verdict, or because the graph failed on the frame.
         sent, kept: events confirmed by the broker in this run; events still in the outbox.
         latency_ms_p50: median from bytes to verdict, of the last 10,000 frames; None without any.
     """
@@ -95,7 +95,7 @@ class Judge:
         """Run once on a black image, so that the first frame is not the slow one.
 
         Raises:
-            ModelError: the graph does not run, or gives another number of classes or members.
+            ModelError: the graph does not run, or not with finite numbers for all classes and members.
         """
         size = self._line.manifest.preprocess
         image = np.zeros((1, 3, size.height, size.width), dtype=np.float32)
@@ -105,7 +105,6 @@ class Judge:
         """Judge one frame and put what there is to say into the outbox.
 
         Raises:
-            ModelError: the graph failed; frame and reason are in the outbox as an alert.
             StorageError: the outbox cannot be written.
         """
         subject = payload.Subject(
@@ -124,12 +123,10 @@ class Judge:
         draw = self._draw(frame)
         try:
             outputs = self._run(image, self._factors(draw))
-        except DeepFusionError as error:
-            self.alert("model", str(error), subject=subject)
-            raise
-        if not _finite(outputs):
+        except ModelError as error:
+            # Fail safe: no verdict is a rejection, and one odd frame must not stop the line.
             self.counts["reject"] += 1
-            self.alert("not-finite", "the graph gave NaN or infinity: no verdict", subject=subject)
+            self.alert("model", str(error), subject=subject)
             return
         verdict = judge(outputs, self._line.manifest.thresholds)
         latency_ms = 1000 * (time.perf_counter() - begun)
@@ -215,6 +212,8 @@ class Judge:
                 f" and {len(factors)} members",
                 "export the bundle again",
             )
+        if not all(np.isfinite(value).all() for value in outputs):
+            raise ModelError("graph gives NaN or infinity", "keep the frame and report it")
         return outputs
 
 
@@ -259,9 +258,9 @@ def load_line(config: AgentConfig) -> Line:
     from deepfusion_edge.bundle.store import load_current
     from deepfusion_edge.runtime.ort import OrtSession
 
-    installed = load_current(Path(config.state_dir), None, now=utc_now())
+    installed = load_current(Path(config.state_dir), now=utc_now())
     session = OrtSession(installed.model_bytes(), threads=config.model.threads)
-    return Line(installed.manifest, installed.digest, session)
+    return Line(installed.manifest, installed.bundle_hash, session)
 
 
 def utc_now() -> str:
@@ -403,12 +402,4 @@ def _undelivered(publisher: Publisher, kept: int, waited_s: float) -> Unreachabl
         f"broker {publisher.address} {told} ({publisher.reason}, waited {waited_s:g} s after the"
         f" last frame); {kept} events are kept in the outbox",
         "they go out with the next run: start the broker or correct the mqtt section",
-    )
-
-
-def _finite(outputs: Outputs) -> bool:
-    return bool(
-        np.isfinite(outputs.fused).all()
-        and np.isfinite(outputs.members).all()
-        and np.isfinite(outputs.feature_variance)
     )

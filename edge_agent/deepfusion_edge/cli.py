@@ -109,9 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> _Parser:
+    def add(
+        name: str, command: Callable[[argparse.Namespace], int], text: str, *aliases: str
+    ) -> _Parser:
         made = commands.add_parser(
             name,
+            aliases=aliases,
             parents=[shared],
             help=text,
             description=text,
@@ -122,26 +125,29 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     install = add("install", _install, "Verify a bundle, probe it and make it the current one.")
-    verify = add(
-        "verify", _verify, "Check a bundle's signature, expiry and files; install nothing."
-    )
+    verify = add("verify", _verify, "Check and probe a bundle as install does; change nothing.")
     for made in (install, verify):
         made.add_argument("bundle", type=Path, metavar="BUNDLE")
         made.add_argument(
             "--trust",
             type=Path,
             action="append",
-            required=True,
+            default=[],
             metavar="KEY.PUB",
-            help="public key that may sign; give it again for more keys",
+            help="public key that may sign, one option a key; pinned by the first installation",
         )
         made.add_argument(
-            "--threshold", type=int, default=1, metavar="N", help="keys that must have signed"
+            "--threshold", type=int, metavar="N", help="how many keys must have signed (default 1)"
         )
+    verify.add_argument(
+        "--state", type=Path, metavar="DIR", help="also apply the rules of this state folder"
+    )
     run = add("run", _run, "Judge the frames of the configured sources and publish the verdicts.")
     run.add_argument("--config", type=Path, required=True, metavar="AGENT.JSON")
     status = add("status", _status, "Say what is installed and what waits in the outbox.")
-    rollback = add("rollback", _rollback, "Make the bundle before the current one current again.")
+    rollback = add(
+        "rollback", _rollback, "Make the bundle before the current one current again.", "roll-back"
+    )
     for made in (install, status, rollback):
         made.add_argument(
             "--state", type=Path, required=True, metavar="DIR", help="the agent's state folder"
@@ -156,7 +162,7 @@ def _install(options: argparse.Namespace) -> int:
     installed = install(
         options.bundle, options.state, options.trust, threshold=options.threshold, now=utc_now()
     )
-    _say(options, _words(installed.manifest) | {"digest": installed.digest}, "installed")
+    _say(options, _words(installed.manifest) | {"digest": installed.bundle_hash}, "installed")
     return 0
 
 
@@ -164,7 +170,13 @@ def _verify(options: argparse.Namespace) -> int:
     from deepfusion_edge.agent import utc_now
     from deepfusion_edge.bundle.store import verify
 
-    manifest = verify(options.bundle, options.trust, threshold=options.threshold, now=utc_now())
+    manifest = verify(
+        options.bundle,
+        options.trust,
+        threshold=options.threshold,
+        now=utc_now(),
+        state=options.state,
+    )
     _say(options, _words(manifest), "verified")
     return 0
 
@@ -201,8 +213,8 @@ def _status(options: argparse.Namespace) -> int:
     from deepfusion_edge.bundle.store import load_current
     from deepfusion_edge.outbox import read_counters
 
-    installed = load_current(options.state, None, now=utc_now())
-    found = _words(installed.manifest) | {"digest": installed.digest}
+    installed = load_current(options.state, now=utc_now())
+    found = _words(installed.manifest) | {"digest": installed.bundle_hash}
     counters = read_counters(options.state, now_s=time.time())
     outbox = counters._asdict() if counters else None
     _say(options, {**found, "outbox": outbox}, "installed")
@@ -210,12 +222,10 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _rollback(options: argparse.Namespace) -> int:
-    from deepfusion_edge.agent import utc_now
-    from deepfusion_edge.bundle.store import load_current, roll_back
+    from deepfusion_edge.bundle.store import roll_back
 
-    roll_back(options.state)
-    installed = load_current(options.state, None, now=utc_now())
-    _say(options, _words(installed.manifest) | {"digest": installed.digest}, "rolled back")
+    installed = roll_back(options.state)
+    _say(options, _words(installed.manifest) | {"digest": installed.bundle_hash}, "rolled back")
     return 0
 
 

@@ -14,7 +14,7 @@ from deepfusion_edge.fusion import State as VerdictState
 from deepfusion_edge.fusion import Verdict
 
 MAX_REASON = 500
-AlertKind = Literal["suspect", "reject", "unreadable", "not-finite", "model", "bundle", "outbox"]
+AlertKind = Literal["suspect", "reject", "unreadable", "model", "bundle", "outbox"]
 
 
 class Subject(msgspec.Struct, frozen=True):

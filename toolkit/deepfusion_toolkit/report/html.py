@@ -15,7 +15,7 @@ from deepfusion_toolkit.report.pictures import data_uri
 from deepfusion_toolkit.report.sections import Bar, Cell, Section, Table
 
 _NUMBER = re.compile(r"[-+]?[0-9.,]+( ?%)?( \([0-9]+ of [0-9]+\))?|-|- \(0 of 0\)|")
-_LABEL_LENGTH = 34
+_LABEL_LENGTH = 26
 _TITLE_LENGTH = 120
 
 

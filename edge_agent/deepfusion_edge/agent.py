@@ -95,7 +95,7 @@ class Judge:
         """Run once on a black image, so that the first frame is not the slow one.
 
         Raises:
-            ModelError: the graph does not run, or not with finite numbers for all classes and members.
+            ModelError: the graph does not run, or does not fit classes and members.
         """
         size = self._line.manifest.preprocess
         image = np.zeros((1, 3, size.height, size.width), dtype=np.float32)

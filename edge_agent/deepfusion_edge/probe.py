@@ -17,6 +17,7 @@ import numpy as np
 from deepfusion_edge import erosion, fusion
 from deepfusion_edge.bundle.manifest import (
     GOLDEN,
+    MALFORMED,
     MANIFEST,
     MODEL,
     Golden,
@@ -50,7 +51,7 @@ def read_golden(data: bytes, manifest: Manifest) -> Golden:
     """
     try:
         golden = msgspec.json.decode(data, type=Golden)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise ModelError(f"{GOLDEN} is not valid: {error}", _REPLACE) from error
     if len(golden.fused) != len(manifest.classes):
         raise ModelError(

@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from deepfusion_edge.bundle.manifest import MAX_MANIFEST_BYTES, PAYLOAD_TYPE, canonical
+from deepfusion_edge.bundle.manifest import MALFORMED, MAX_MANIFEST_BYTES, PAYLOAD_TYPE, canonical
 from deepfusion_edge.errors import TrustError, UsageError
 
 MAX_ENVELOPE_BYTES = 2 * MAX_MANIFEST_BYTES
@@ -201,7 +201,7 @@ def _parse(data: bytes) -> Envelope:
         )
     try:
         envelope = msgspec.json.decode(data, type=Envelope)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise TrustError(f"manifest.sig is not a DSSE envelope: {error}", _NOT_AS_SIGNED) from error
     if canonical(envelope) != data:
         raise TrustError("manifest.sig is not in canonical form", _NOT_AS_SIGNED)

@@ -23,6 +23,9 @@ MODEL, GOLDEN = "model.onnx", "golden/probe.json"
 MAX_MANIFEST_BYTES = 4 * 2**20
 MAX_BUNDLE_BYTES = 2 * 2**30
 
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
+"""What decoding JSON from a stranger can raise, and spelling it again."""
+
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Utc = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")]
 
@@ -135,7 +138,7 @@ def parse_manifest(data: bytes) -> Manifest:
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
         respelled = canonical(manifest)
-    except (msgspec.DecodeError, RecursionError, OverflowError) as error:
+    except MALFORMED as error:
         raise TrustError(
             f"manifest is not valid: {error}", "use a bundle made by a matching deepfusion-export"
         ) from error

@@ -33,7 +33,7 @@ from deepfusion_edge.bundle.files import (
     writing,
 )
 from deepfusion_edge.bundle.installed import Installed, read_installed
-from deepfusion_edge.bundle.manifest import MANIFEST, SIGNATURE, Manifest, canonical
+from deepfusion_edge.bundle.manifest import MALFORMED, MANIFEST, SIGNATURE, Manifest, canonical
 from deepfusion_edge.bundle.onnx_check import check_onnx
 from deepfusion_edge.bundle.trial import DEFAULT_LIMITS, Limits, try_model
 from deepfusion_edge.bundle.trust import Policy, choose_policy, pin_policy, read_keys
@@ -238,7 +238,7 @@ def _highest(state: Path) -> Highest | None:
             content = (state / _HIGHEST).read_bytes()
         try:
             found.append(msgspec.json.decode(content, type=Highest))
-        except msgspec.DecodeError as error:
+        except MALFORMED as error:
             raise TrustError(
                 f"{state / _HIGHEST} is damaged: {error}",
                 "restore the file, or start again with an empty state directory",

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from deepfusion_edge.bundle.envelope import MAX_KEY_BYTES, key_id, load_public_key, public_pem
 from deepfusion_edge.bundle.files import reading, sync_directory, write_synced, writing
-from deepfusion_edge.bundle.manifest import canonical
+from deepfusion_edge.bundle.manifest import MALFORMED, canonical
 from deepfusion_edge.errors import TrustError, UsageError
 
 _TRUST, _RULE = "trust", "policy.json"
@@ -89,7 +89,7 @@ def _read_policy(folder: Path) -> Policy:
         content = (folder / _RULE).read_bytes()
     try:
         rule = msgspec.json.decode(content, type=_Rule)
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise TrustError(f"{folder / _RULE} is damaged: {error}", _START_AGAIN) from error
     keys = read_keys(sorted(folder.glob("*.pem")))
     if tuple(sorted(keys)) != rule.keys or rule.threshold > len(keys):

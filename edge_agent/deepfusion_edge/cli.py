@@ -83,11 +83,18 @@ class _OneLine(logging.Formatter):
 
 def _main(argv: list[str] | None) -> int:
     options = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = options.command
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=options.log_level.upper(), handlers=[handler], force=True)
-    command: Callable[[argparse.Namespace], int] = options.command
-    return command(options)
+    logger = logging.getLogger("deepfusion_edge")
+    before = logger.level
+    logger.setLevel(options.log_level.upper())
+    logger.addHandler(handler)
+    try:
+        return command(options)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def _parser() -> argparse.ArgumentParser:

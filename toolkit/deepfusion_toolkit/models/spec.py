@@ -1,0 +1,159 @@
+"""SPEC -> Classifier: a ``.pt2`` file, ``timm:NAME``, ``module.path:factory`` or a zoo name."""
+
+import importlib
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from deepfusion_edge.errors import ModelError, UsageError
+from torch import nn
+
+from deepfusion_toolkit.models import zoo
+from deepfusion_toolkit.models.classifier import Classifier, Normalised
+from deepfusion_toolkit.surgery.graph import quiet
+
+FORMS = "a .pt2 file, timm:NAME, module.path:factory, or one of " + ", ".join(zoo.NAMES)
+
+
+def load(spec: str, *, image_size: tuple[int, int] | None = None) -> Classifier:
+    """Load a classifier.
+
+    Args:
+        spec: see the module's line; a ``.pt2`` file takes [N, 3, H, W] in [0, 1] and a dynamic batch.
+        image_size: (height, width) for a factory whose module has no ``input_size``.
+
+    Raises:
+        UsageError: the spec has none of the known forms.
+        ModelError: it does not load, or is no classifier.
+    """
+    if spec in zoo.NAMES:
+        return zoo.load(spec)
+    if spec.startswith("timm:"):
+        return _from_timm(spec.removeprefix("timm:"))
+    if spec.endswith(".pt2"):
+        return _from_pt2(Path(spec))
+    if ":" in spec:
+        return _from_factory(spec, image_size)
+    raise UsageError(f"model '{spec}' is none of the known forms", f"give {FORMS}")
+
+
+def _from_pt2(path: Path) -> Classifier:
+    if not path.is_file():
+        raise ModelError(f"model file {path} does not exist", "check the path")
+    if not zipfile.is_zipfile(path):
+        raise ModelError(f"{path} is not a .pt2 file", "write it with torch.export.save")
+    try:
+        with quiet():
+            program = torch.export.load(path)
+            module = program.module()
+    except Exception as error:  # torch raises many kinds for a broken archive
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{path} cannot be loaded ({first[:200]})", "write it again with torch.export.save"
+        ) from error
+    shapes = [
+        node.meta["val"].shape
+        for node in program.graph.nodes
+        if node.name in program.graph_signature.user_inputs
+        and hasattr(node.meta.get("val"), "shape")
+    ]
+    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != 3:  # noqa: PLR2004
+        raise ModelError(
+            f"{path} takes inputs of shapes {[tuple(s) for s in shapes]}",
+            "export a classifier with one input [N, 3, H, W]",
+        )
+    if isinstance(shapes[0][0], int):
+        raise ModelError(
+            f"{path} is fixed to a batch of {shapes[0][0]}",
+            "export it with a dynamic batch dimension",
+        )
+    height, width = (int(n) for n in shapes[0][2:])
+    return Classifier(module, name=path.stem, size=(height, width))
+
+
+def _from_timm(name: str) -> Classifier:
+    try:
+        _define_missing_torchvision_operators()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the library's own deprecations, not the user's
+            timm = importlib.import_module("timm")
+            known = timm.is_model(name)
+            net: nn.Module | None = timm.create_model(name, pretrained=True) if known else None
+    except ImportError as error:
+        raise ModelError(
+            f"timm:{name} needs the package timm ({error})", "pip install deepfusion-toolkit[timm]"
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"timm:{name} has no weights here ({first[:200]})",
+            "download them once, or use a .pt2 file",
+        ) from error
+    if net is None:
+        raise ModelError(f"timm has no model '{name}'", "list them with timm.list_models()")
+    config: dict[str, Any] = timm.data.resolve_model_data_config(net)
+    _, height, width = config["input_size"]
+    core = Normalised(net, config["mean"], config["std"])
+    return Classifier(core, name=name, size=(height, width))
+
+
+_kept: list[torch.library.Library] = []  # a library's operators go when the object goes
+
+
+def _define_missing_torchvision_operators() -> None:
+    """With a CPU build of torch, torchvision fails to import until its operators have a schema."""
+    try:
+        importlib.import_module("torchvision")
+    except ModuleNotFoundError:
+        return
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "FRAGMENT")  # noqa: TOR901
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _kept.append(library)
+        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
+            del sys.modules[name]  # what the failed import left behind
+
+
+def _from_factory(spec: str, image_size: tuple[int, int] | None) -> Classifier:
+    module_name, _, attribute = spec.partition(":")
+    try:
+        factory: Callable[[], nn.Module] = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelError(
+            f"model '{spec}' cannot be imported ({error})",
+            "give module.path:factory on the Python path",
+        ) from error
+    net = factory()
+    if not isinstance(net, nn.Module):
+        raise ModelError(
+            f"'{spec}' returned {type(net).__name__}, not a torch.nn.Module", "return the model"
+        )
+    size = getattr(net, "input_size", None) or image_size
+    if size is None:
+        raise ModelError(
+            f"'{spec}' does not say its input size", "set an attribute input_size = (height, width)"
+        )
+    return Classifier(net, name=attribute, size=(int(size[0]), int(size[1])))
+
+
+def require_same_classes(models: Sequence[Classifier], classes: Sequence[str] | None) -> None:
+    """Refuse models whose outputs do not fit each other or the data set's classes.
+
+    Raises:
+        ModelError: naming the model and both counts.
+    """
+    if not models:
+        return
+    wanted = len(classes) if classes is not None else models[0].classes
+    source = "the data set has" if classes is not None else f"{models[0].name} has"
+    for model in models:
+        if model.classes != wanted:
+            raise ModelError(
+                f"model {model.name} has {model.classes} outputs, {source} {wanted} classes",
+                "use a model trained on these classes",
+            )

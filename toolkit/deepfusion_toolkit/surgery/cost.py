@@ -1,0 +1,37 @@
+"""Arithmetic of an eroded graph: multiply-adds, and the share that all members have in common."""
+
+from math import prod
+
+import torch
+from torch.fx import Node
+
+from deepfusion_toolkit.surgery.graph import CONVOLUTIONS, WEIGHTED, shape_of
+
+
+def multiply_adds(node: Node) -> int:
+    """Multiply-adds of one convolution or matrix product for one image; 0 for everything else."""
+    if node.target not in WEIGHTED:
+        return 0
+    output = [n for n in shape_of(node) or () if isinstance(n, int)]
+    weight = next((s for a in node.all_input_nodes[1:] if (s := shape_of(a)) and len(s) > 1), None)
+    if weight is None:
+        return 0
+    sizes = [int(n) for n in weight if not isinstance(n, torch.SymInt)]
+    per_output = prod(sizes[1:]) if node.target in CONVOLUTIONS else sizes[-1]
+    return prod(output) * per_output
+
+
+def prefix_share(module: torch.fx.GraphModule) -> float:
+    """Share of multiply-adds before the first eroded site, in [0, 1], of a graph made by ``erode``.
+
+    K members cost at least ``1 + (K - 1) * (1 - share)`` plain inferences.
+    """
+    total = shared = 0
+    member: set[Node] = set()
+    for node in module.graph.nodes:
+        if node.target == "factors" or any(a in member for a in node.all_input_nodes):
+            member.add(node)
+        work = multiply_adds(node)
+        total += work
+        shared += 0 if node in member else work
+    return shared / total if total else 0.0

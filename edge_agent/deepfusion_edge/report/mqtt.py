@@ -292,6 +292,17 @@ class Publisher:
         return client
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails; paho would leave that to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
 def _session_properties() -> Properties:
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.SessionExpiryInterval = SESSION_EXPIRY_S
@@ -310,6 +321,7 @@ def _tls_context(config: Mqtt) -> ssl.SSLContext:
             raise InputError(f"mqtt.tls.{field} {path} is no file", "check the path")
     try:
         context = ssl.create_default_context(cafile=tls.ca_file)
+        context.sslsocket_class = _TlsSocket
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if tls.cert_file is not None:
             # An empty password: never ask for one on the terminal.

@@ -97,10 +97,15 @@ class OrtSession:
 def _import() -> Any:  # noqa: ANN401 - a module without type information
     try:
         import onnxruntime
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ModelError(
             f"ONNX Runtime is not installed ({_line(error)})",
             "run 'pip install deepfusion-edge[ort]'",
+        ) from error
+    except ImportError as error:
+        raise ModelError(
+            f"ONNX Runtime cannot be loaded ({_line(error)})",
+            "give it more memory, or install it again",
         ) from error
     return onnxruntime
 

@@ -82,7 +82,7 @@ class _OneLine(logging.Formatter):
 
 
 def _main(argv: list[str] | None) -> int:
-    options = _parser().parse_args(argv)
+    options = build_parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = options.command
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
@@ -97,7 +97,8 @@ def _main(argv: list[str] | None) -> int:
         logger.setLevel(before)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Describe commands and options; imports nothing heavy."""
     style = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         prog="deepfusion-agent",

@@ -195,7 +195,7 @@ def test_version_and_help(capsys):
 
 def test_help_loads_nothing_heavy():
     program = (
-        "import sys; from deepfusion_edge import cli; cli._parser();"
+        "import sys; from deepfusion_edge import cli; cli.build_parser();"
         "print(*{'numpy', 'PIL', 'paho', 'onnxruntime', 'cryptography'} & set(sys.modules))"
     )
     done = subprocess.run(

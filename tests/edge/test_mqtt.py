@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+import uuid
 
 import pytest
 from paho.mqtt import client as paho
@@ -30,7 +31,9 @@ class Listener:
         self.messages: list[tuple[str, str, bool]] = []
         self._ready = threading.Event()
         self._client = paho.Client(
-            CallbackAPIVersion.VERSION2, client_id="listener", clean_session=False
+            CallbackAPIVersion.VERSION2,
+            client_id=f"listener-{uuid.uuid4().hex}",
+            clean_session=False,
         )
         self._client.reconnect_delay_set(0.1, 0.2)
         if username:

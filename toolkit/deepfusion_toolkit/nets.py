@@ -67,7 +67,7 @@ class _Inverted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = functional.relu6(self.depthwise(functional.relu6(self.expand(x))))
         y = self.project(y)
-        return x + y if self.residual else y
+        return x + y if self.residual else y  # type: ignore[no-any-return]
 
 
 class _Fire(nn.Module):

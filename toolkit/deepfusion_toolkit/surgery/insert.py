@@ -37,13 +37,20 @@ class ErodedModel(nn.Module):
         name: the base model's.
         size: the base model's input size (height, width).
         sites: what the F columns of ``factors`` mean, in order.
+        tapped: names of the layers whose maps are returned too.
         graph_module: forward(image [1 or N, 3, H, W], factors [N, F]) -> (logits, features, *taps).
     """
 
-    def __init__(self, base: Erodible, sites: tuple[Site, ...], graph_module: GraphModule) -> None:
+    def __init__(
+        self,
+        base: Erodible,
+        sites: tuple[Site, ...],
+        graph_module: GraphModule,
+        tapped: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.name, self.size, self.sites = base.name, base.size, sites
-        self.width = width(sites)
+        self.width, self.tapped = width(sites), tuple(tapped)
         self.graph_module = graph_module
         self._fit = base.fit
 
@@ -93,7 +100,7 @@ def erode(base: Erodible, sites: Sequence[Site], taps: Sequence[str] = ()) -> Er
     # the exported calling convention knows one input; a plain one takes both
     graph.set_codegen(torch.fx.graph.CodeGen())
     module = GraphModule(traced.module, graph)
-    return ErodedModel(base, tuple(sites), module)
+    return ErodedModel(base, tuple(sites), module, taps)
 
 
 def _named(traced: Traced, name: str) -> Node:

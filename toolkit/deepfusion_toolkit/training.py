@@ -1,0 +1,111 @@
+"""Training a small classifier from a folder of images: surrogates and targets for people without one."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from deepfusion_edge.errors import InputError
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deepfusion_toolkit.data import folder
+from deepfusion_toolkit.data.folder import Dataset
+from deepfusion_toolkit.models import Classifier, save
+from deepfusion_toolkit.nets import FAMILIES
+from deepfusion_toolkit.report.terminal import progress
+
+HELD_OUT = 0.15
+"""Share of each class kept for validation and calibration."""
+
+
+class Split(NamedTuple):
+    """Two disjoint parts of a data set, balanced over the classes, the same for the same seed."""
+
+    train: Dataset
+    held_out: Dataset
+
+
+def split(dataset: Dataset, seed: int) -> Split:
+    """Keep back a share of the images.
+
+    Raises:
+        InputError: fewer than two classes, or too few images to keep any back.
+    """
+    labels = {item.label for item in dataset.items}
+    if len(labels) < 2:  # noqa: PLR2004
+        raise InputError(
+            f"{dataset.root} has images of {len(labels)} class", "training needs two classes or more"
+        )
+    wanted = max(len(labels), round(len(dataset) * HELD_OUT))
+    held_out = folder.subset(dataset, limit=wanted, seed=seed)
+    kept = {item.file for item in held_out.items}
+    rest = tuple(item for item in dataset.items if item.file not in kept)
+    if not rest:
+        raise InputError(
+            f"{dataset.root} has {len(dataset)} images of {len(labels)} classes, too few to keep any back",
+            "add images",
+        )
+    return Split(Dataset(dataset.root, rest, dataset.classes, dataset.layout), held_out)
+
+
+def pixels_of(dataset: Dataset, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Read a whole data set as the device would: uint8 [N, 3, h, w] and labels [N]."""
+    parts = []
+    with progress("reading images", len(dataset)) as advance:
+        for at in range(0, len(dataset), 256):
+            items = dataset.items[at : at + 256]
+            images = folder.images_as_input(dataset, items, *size)
+            parts.append(torch.round(images * 255).to(torch.uint8))
+            advance(len(items))
+    return torch.cat(parts), torch.tensor([item.label for item in dataset.items])
+
+
+def accuracy(model: nn.Module, pixels: Tensor, labels: Tensor) -> float:
+    """Share of images that a classifier gets right."""
+    with torch.no_grad():
+        hits = sum(
+            int((model(p / 255).argmax(1) == y).sum())
+            for p, y in zip(pixels.split(128), labels.split(128), strict=True)
+        )
+    return hits / len(labels)
+
+
+def train(
+    dataset: Dataset, family: str, out: Path, *, epochs: int = 6, seed: int = 0, batch: int = 32
+) -> float:
+    """Train one of the small families (Adam, one-cycle rate, mirrored images) and save it.
+
+    Returns:
+        Accuracy on the held-out share, in [0, 1].
+
+    Raises:
+        InputError: see ``split``; also labels without class names.
+    """
+    if dataset.classes is None:
+        raise InputError(f"{dataset.root} has no class folders", "train on an ImageFolder")
+    parts = split(dataset, seed)
+    size = dataset.size(dataset.items[0])
+    torch.manual_seed(seed)
+    net = FAMILIES[family](len(dataset.classes))
+    pixels, labels = pixels_of(parts.train, size)
+    draw = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-2)
+    steps = max(1, -(-len(labels) // batch))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=epochs * steps)
+    with progress(f"training {family}", epochs * steps) as advance:
+        for _ in range(epochs):
+            order = torch.randperm(len(labels), generator=draw)
+            for chosen in order.split(batch):
+                images = pixels[chosen] / 255
+                mirrored = torch.rand(len(chosen), generator=draw) < 0.5  # noqa: PLR2004
+                images[mirrored] = images[mirrored].flip(-1)
+                if len(chosen) > 1:  # batch norm has no variance of one image
+                    loss = functional.cross_entropy(net(images), labels[chosen], label_smoothing=0.05)
+                    optimiser.zero_grad()
+                    loss.backward()
+                    optimiser.step()
+                schedule.step()
+                advance(1)
+    classifier = Classifier(net, name=family, size=size)
+    save(classifier.core, size, out)
+    return accuracy(classifier, *pixels_of(parts.held_out, size))

@@ -94,7 +94,7 @@ def test_any_changed_byte_is_refused(bundle, check, tmp_path):
     changed = tmp_path / "changed.dfb"
     accepted = []
     for at in range(len(good)):
-        for flip in (1 << (at % 8), 0x80 >> ((at * 5) % 8), 0xFF):
+        for flip in (1 << (at % 8), 0xFF):
             data = bytearray(good)
             data[at] ^= flip
             changed.write_bytes(data)

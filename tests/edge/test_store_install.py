@@ -155,11 +155,11 @@ def test_a_damaged_previous_bundle_is_not_rolled_back_to(put, state):
     assert running(state) == 2
 
 
-def test_links_that_lead_elsewhere_are_refused(put, state, tmp_path):
-    done = put(1)
-    done.directory.rename(tmp_path / "elsewhere")
+@pytest.mark.parametrize("target", ["{0}/elsewhere", "../{1}", "bundles/../../{1}", "other/{1}"])
+def test_links_that_lead_elsewhere_are_refused(put, state, tmp_path, target):
+    name = put(1).directory.name
     (state / "current").unlink()
-    (state / "current").symlink_to(tmp_path / "elsewhere")
+    (state / "current").symlink_to(target.format(tmp_path, name))
     with pytest.raises(TrustError, match="current points to"):
         load_current(state, now=NOW)
 
@@ -222,8 +222,16 @@ def test_two_of_three_keys_are_pinned_with_their_number(make_bundle, make_keys, 
     assert running(state) == 2
 
 
-@pytest.mark.parametrize("damage", ["policy", "key", "swap", "missing"])
-def test_damaged_pins_are_refused(put, make_keys, state, damage):
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        ("policy", r"policy.json is damaged"),
+        ("key", "not a public key"),
+        ("swap", r"do not fit policy.json"),
+        ("missing", r"do not fit policy.json"),
+    ],
+)
+def test_damaged_pins_are_refused(put, make_keys, state, damage, text):
     put(1)
     (pin,) = (state / "trust").glob("*.pem")
     if damage == "policy":
@@ -234,7 +242,7 @@ def test_damaged_pins_are_refused(put, make_keys, state, damage):
         pin.write_bytes(make_keys().public.read_bytes())
     else:
         pin.unlink()
-    with pytest.raises(TrustError):
+    with pytest.raises(TrustError, match=text):
         load_current(state, now=NOW)
 
 
@@ -360,9 +368,11 @@ def test_only_one_installation_at_a_time(put, state):
             roll_back(state)
     put(2)
     with (state / "lock").open("r+") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
+        fcntl.flock(other, fcntl.LOCK_SH)
         with pytest.raises(StorageError, match="another installation"):
             roll_back(state)
+        with pytest.raises(StorageError, match="another installation"):
+            put(3)
 
 
 def test_a_bundle_with_external_data_is_refused_before_any_runtime_sees_it(

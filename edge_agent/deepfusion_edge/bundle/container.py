@@ -263,10 +263,9 @@ class _Directory:
                     relative = path.relative_to(self._path).as_posix()
                     mode = path.lstat().st_mode
                     known = folders if stat.S_ISDIR(mode) else allowed
-                    plain = stat.S_ISDIR(mode) or stat.S_ISREG(mode)
-                    if relative not in known or not plain:
+                    if relative not in known:
                         raise TrustError(
-                            f"{str(path)!a} is a link, or not named in the manifest",
+                            f"{str(path)!a} is not named in the manifest",
                             "give the directory as it was made, without other files",
                         )
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import ceil
 
 import numpy as np
+
 from deepfusion_edge.fusion import Threshold, Thresholds, Verdict
 
 

@@ -8,10 +8,10 @@ from typing import Literal
 
 import msgspec
 import torch
-from deepfusion_edge.erosion import stream_of
-from deepfusion_edge.errors import InputError, ModelError, UsageError
 from PIL import Image
 
+from deepfusion_edge.erosion import stream_of
+from deepfusion_edge.errors import InputError, ModelError, UsageError
 from deepfusion_toolkit import __version__
 from deepfusion_toolkit.attacks import Settings, deep_fusion, quantise
 from deepfusion_toolkit.attacks.surrogates import prepare
@@ -113,7 +113,11 @@ def craft(
         )
     surrogates = prepare(models, tapped=settings.feature_weight > 0)
     head = _head(dataset, models, surrogates, settings, batch)
-    items = targets_of(dataset, models[0].classes, settings.seed) if settings.targeted else dataset.items
+    items = (
+        targets_of(dataset, models[0].classes, settings.seed)
+        if settings.targeted
+        else dataset.items
+    )
     done = _open(out, head, items, resume)
     if done is None:
         return msgspec.json.decode((out / MANIFEST).read_bytes(), type=SetManifest)
@@ -127,12 +131,17 @@ def craft(
                     journal.flush()
                     advance(1)
     if dataset.layout == "labels.csv":
-        rows = [f"{done[i.file].file},{i.label}" + (f",{i.target}" if i.target is not None else "") for i in items]
+        rows = [
+            f"{done[i.file].file},{i.label}" + (f",{i.target}" if i.target is not None else "")
+            for i in items
+        ]
         title = "file,label,target" if items[0].target is not None else "file,label"
         write_bytes(out / folder.LABELS, "\n".join([title, *rows, ""]).encode())
     classes = list(dataset.classes) if dataset.classes else None
     manifest = SetManifest(1, head, classes, [done[i.file] for i in items])
-    write_bytes(out / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+    write_bytes(
+        out / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+    )
     (out / JOURNAL).unlink()
     return manifest
 
@@ -177,7 +186,8 @@ def _open(out: Path, head: Head, items: Sequence[Item], resume: bool) -> dict[st
         first, *lines = started.read_bytes().split(b"\n")
         if first != wanted:
             raise InputError(
-                f"{out} was started with other settings", "repeat the first settings or choose another --out"
+                f"{out} was started with other settings",
+                "repeat the first settings or choose another --out",
             )
         done = {}
         for line in lines[:-1]:  # what follows the last newline was cut off
@@ -214,7 +224,9 @@ def _attack(
     filled = [*chunk, *[chunk[-1]] * (batch - len(chunk))]
     clean = folder.stack(dataset, filled)
     wanted = [i.target if settings.targeted and i.target is not None else i.label for i in filled]
-    attacked = deep_fusion(surrogates, clean, torch.tensor(wanted), [i.file for i in filled], settings)
+    attacked = deep_fusion(
+        surrogates, clean, torch.tensor(wanted), [i.file for i in filled], settings
+    )
     saved = quantise(attacked, clean, settings.eps)
     distance = (saved.int() - torch.round(clean * 255).int()).abs().amax((1, 2, 3))
     for index, item in enumerate(chunk):

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import torch
+
 from deepfusion_edge.erosion import Site, sample, stream_of
 from deepfusion_edge.fusion import Outputs, Thresholds, Verdict, feature_variance, fuse, judge
-
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset
 from deepfusion_toolkit.report.terminal import progress
@@ -44,6 +44,4 @@ def verdicts(
 
 def scaled(sites: Sequence[Site], factor: float) -> tuple[Site, ...]:
     """The same sites with all strengths multiplied, below 1."""
-    return tuple(
-        Site(s.name, s.kind, s.channels, min(s.strength * factor, 0.95)) for s in sites
-    )
+    return tuple(Site(s.name, s.kind, s.channels, min(s.strength * factor, 0.95)) for s in sites)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import msgspec
 import torch
-from deepfusion_edge.errors import InputError
 
+from deepfusion_edge.errors import InputError
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset
 from deepfusion_toolkit.defence import verdicts

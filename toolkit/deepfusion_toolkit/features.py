@@ -1,7 +1,6 @@
 """Where feature-space fusion taps a network: a late, semantically rich map before the pooling."""
 
 from deepfusion_edge.errors import ModelError
-
 from deepfusion_toolkit.surgery.graph import Erodible, shape_of, trace
 from deepfusion_toolkit.surgery.sites import ACTIVATIONS, SUMS
 

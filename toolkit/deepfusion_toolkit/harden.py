@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from deepfusion_edge.erosion import Kind, Site, sample, stream_of
-from deepfusion_edge.errors import ModelError, UsageError
 from torch import Tensor
 from torch.nn import functional
 
+from deepfusion_edge.erosion import Kind, Site, sample, stream_of
+from deepfusion_edge.errors import ModelError, UsageError
 from deepfusion_toolkit import __version__, attacks
 from deepfusion_toolkit import plan as plans
 from deepfusion_toolkit.attacks.surrogates import prepare
@@ -70,7 +70,9 @@ class Settings:
             ("false-positive-rate", self.false_positive_rate, 1e-6, 0.5),
         ):
             if not low <= value <= high:
-                raise UsageError(f"{name} must be in [{low}, {high}], is {value}", f"change --{name}")
+                raise UsageError(
+                    f"{name} must be in [{low}, {high}], is {value}", f"change --{name}"
+                )
 
 
 def harden(
@@ -152,7 +154,9 @@ def _share(model: Classifier, sites: Sequence[Site]) -> float:
     return prefix_share(erode(model, sites).graph_module)
 
 
-def _fused_accuracy(eroded: ErodedModel, pixels: Tensor, labels: Tensor, settings: Settings) -> float:
+def _fused_accuracy(
+    eroded: ErodedModel, pixels: Tensor, labels: Tensor, settings: Settings
+) -> float:
     hits = 0
     with torch.no_grad():
         for index, (pixel, label) in enumerate(zip(pixels, labels, strict=True)):
@@ -180,7 +184,9 @@ def transfer_examples(
                 clean = folder.stack(chosen, items)
                 labels = torch.tensor([i.label for i in items])
                 x = attacks.deep_fusion(prepared, clean, labels, [i.file for i in items], attack)
-                for item, saved in zip(items, attacks.quantise(x, clean, settings.eps), strict=True):
+                for item, saved in zip(
+                    items, attacks.quantise(x, clean, settings.eps), strict=True
+                ):
                     made[item.file] = saved
                 advance(len(items))
     return made
@@ -221,7 +227,8 @@ def _fine_tune(
                 loss = functional.cross_entropy(logits, labels[chosen].repeat(2))
                 if not torch.isfinite(loss):
                     raise ModelError(
-                        f"hardening diverged at step {step} (loss {float(loss.detach())})", "lower --rate"
+                        f"hardening diverged at step {step} (loss {float(loss.detach())})",
+                        "lower --rate",
                     )
                 optimiser.zero_grad()
                 loss.backward()

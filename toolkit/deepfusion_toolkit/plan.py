@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 import msgspec
 import torch
-from deepfusion_edge.erosion import Site
-from deepfusion_edge.errors import InputError, ModelError
-from deepfusion_edge.fusion import Thresholds
 from msgspec import Meta
 from torch import nn
 
+from deepfusion_edge.erosion import Site
+from deepfusion_edge.errors import InputError, ModelError
+from deepfusion_edge.fusion import Thresholds
 from deepfusion_toolkit.files import write_bytes
 from deepfusion_toolkit.models import Classifier
 

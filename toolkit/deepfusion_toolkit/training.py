@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from deepfusion_edge.errors import InputError
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deepfusion_edge.errors import InputError
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset
 from deepfusion_toolkit.models import Classifier, save
@@ -34,7 +34,8 @@ def split(dataset: Dataset, seed: int) -> Split:
     labels = {item.label for item in dataset.items}
     if len(labels) < 2:  # noqa: PLR2004
         raise InputError(
-            f"{dataset.root} has images of {len(labels)} class", "training needs two classes or more"
+            f"{dataset.root} has images of {len(labels)} class",
+            "training needs two classes or more",
         )
     wanted = max(len(labels), round(len(dataset) * HELD_OUT))
     held_out = folder.subset(dataset, limit=wanted, seed=seed)
@@ -100,7 +101,9 @@ def train(
                 mirrored = torch.rand(len(chosen), generator=draw) < 0.5  # noqa: PLR2004
                 images[mirrored] = images[mirrored].flip(-1)
                 if len(chosen) > 1:  # batch norm has no variance of one image
-                    loss = functional.cross_entropy(net(images), labels[chosen], label_smoothing=0.05)
+                    loss = functional.cross_entropy(
+                        net(images), labels[chosen], label_smoothing=0.05
+                    )
                     optimiser.zero_grad()
                     loss.backward()
                     optimiser.step()

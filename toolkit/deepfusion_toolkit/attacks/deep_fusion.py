@@ -17,12 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from deepfusion_edge.erosion import sample, stream_of
-from deepfusion_edge.errors import ModelError, UsageError
-
 from torch import Tensor
 from torch.nn import functional
 
+from deepfusion_edge.erosion import sample, stream_of
+from deepfusion_edge.errors import ModelError, UsageError
 from deepfusion_toolkit.attacks.projections import into_ball
 from deepfusion_toolkit.surgery import ErodedModel
 

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Sequence
 
 from deepfusion_edge.erosion import Kind
-
 from deepfusion_toolkit.features import choose_tap
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.surgery import ErodedModel, erode, find_sites

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from deepfusion_edge.errors import ModelError
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deepfusion_edge.errors import ModelError
 from deepfusion_toolkit.files import replacing
 from deepfusion_toolkit.surgery.graph import export_program
 

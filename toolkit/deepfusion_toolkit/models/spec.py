@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from deepfusion_edge.errors import ModelError, UsageError
 from torch import nn
 
+from deepfusion_edge.errors import ModelError, UsageError
 from deepfusion_toolkit.models import zoo
 from deepfusion_toolkit.models.classifier import Classifier, Normalised
 from deepfusion_toolkit.surgery.graph import quiet
@@ -111,7 +111,7 @@ def _define_missing_torchvision_operators() -> None:
     except ModuleNotFoundError:
         return
     except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")  # noqa: TOR901
+        library = torch.library.Library("torchvision", "FRAGMENT")
         for operator in ("nms", "qnms"):
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _kept.append(library)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from deepfusion_edge.errors import ModelError
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deepfusion_edge.errors import ModelError
 from deepfusion_toolkit.models.classifier import Classifier, Normalised
 
 

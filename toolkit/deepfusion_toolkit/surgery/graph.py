@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from deepfusion_edge.errors import ModelError
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+
+from deepfusion_edge.errors import ModelError
 
 aten = torch.ops.aten
 

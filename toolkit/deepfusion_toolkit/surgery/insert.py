@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from deepfusion_edge.erosion import Site, width
-from deepfusion_edge.errors import ModelError
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
+from deepfusion_edge.erosion import Site, width
+from deepfusion_edge.errors import ModelError
 from deepfusion_toolkit.surgery.graph import Erodible, Traced, aten, shape_of, trace
 from deepfusion_toolkit.surgery.sites import NORMS, Found, locate, penultimate
 

@@ -3,10 +3,10 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from deepfusion_edge.erosion import Kind, Site
-from deepfusion_edge.errors import ModelError
 from torch.fx import Node
 
+from deepfusion_edge.erosion import Kind, Site
+from deepfusion_edge.errors import ModelError
 from deepfusion_toolkit.surgery.graph import WEIGHTED, Traced, aten, shape_of
 
 ACTIVATIONS = {
@@ -132,7 +132,7 @@ def _shortcut(traced: Traced, node: Node) -> int | None:
     operands = node.args[:2]
     if len(operands) != 2 or not all(
         isinstance(a, Node) and a in traced.ancestors for a in operands
-    ):  # noqa: PLR2004
+    ):
         return None
     left, right = operands
     if left is right or shape_of(left) != shape_of(right):  # type: ignore[arg-type]

@@ -1,0 +1,141 @@
+"""``deepfusion``: render, train, craft, evaluate, harden. Heavy imports wait until they are needed."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from deepfusion_edge import console
+from deepfusion_toolkit import __version__
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="deepfusion",
+        description="Craft deep-fusion adversarial examples, judge them, harden classifiers.",
+        epilog=console.EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    data = commands.add_parser("data", help="make a data set").add_subparsers(
+        dest="what", required=True, metavar="WHAT"
+    )
+    _render(data.add_parser("render", help="render a surface-inspection data set, seeded"))
+    _train(commands.add_parser("train", help="train a small classifier"))
+    _craft(commands.add_parser("craft", help="attack images on surrogates and save them"))
+    _evaluate(commands.add_parser("evaluate", help="judge an attacked set on targets"))
+    _harden(commands.add_parser("harden", help="choose erosion and train a defended classifier"))
+    return parser
+
+
+SPEC = "a .pt2 file, timm:NAME, module.path:factory, or efficientnet-lite0|1|2"
+DATA = "an ImageFolder, or a folder with labels.csv (file,label[,target])"
+
+
+def _seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="of every random draw (%(default)s)")
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+
+
+def _render(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    parser.add_argument("--train", type=int, default=250, help="images a class (%(default)s)")
+    parser.add_argument("--test", type=int, default=50, help="images a class (%(default)s)")
+    parser.add_argument("--size", type=int, default=64, help="pixels a side (%(default)s)")
+    _seed(parser)
+    parser.set_defaults(run="render")
+
+
+def _train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="an ImageFolder")
+    parser.add_argument(
+        "--arch", required=True, choices=("residual", "depthwise", "fire"), help="family of nets"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="model file to write (.pt2)")
+    parser.add_argument("--epochs", type=int, default=10, help="passes over the data (%(default)s)")
+    _seed(parser)
+    _json(parser)
+    parser.set_defaults(run="train")
+
+
+def _craft(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help=DATA)
+    parser.add_argument("--surrogate", action="append", required=True, metavar="SPEC", help=SPEC)
+    parser.add_argument("--eps", type=float, default=16.0, help="budget in 1/255 (%(default)s)")
+    parser.add_argument("--steps", type=int, help="default 10, targeted 300")
+    parser.add_argument("--targeted", action="store_true", help="towards the target class")
+    parser.add_argument("--decay", type=float, default=1.0, help="of gradient memory (%(default)s)")
+    parser.add_argument(
+        "--feature-weight", type=float, default=0.5, help="of feature-space fusion (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the attacked set")
+    parser.add_argument("--limit", type=int, help="at most so many images, balanced over classes")
+    parser.add_argument("--batch", type=int, default=16, help="images at once (%(default)s)")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted set")
+    _seed(parser)
+    _json(parser)
+    parser.set_defaults(run="craft")
+
+
+def _evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="the attacked set")
+    parser.add_argument("--clean", type=Path, help="the originals: success counts what was right")
+    parser.add_argument("--target", action="append", required=True, metavar="SPEC", help=SPEC)
+    parser.add_argument(
+        "--plan", type=Path, help="erosion plan of the (one) target: judge it fused as well"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures")
+    _seed(parser)
+    parser.set_defaults(run="evaluate")
+
+
+def _harden(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="SPEC", help=SPEC)
+    parser.add_argument("--data", type=Path, required=True, help=f"training images: {DATA}")
+    parser.add_argument(
+        "--surrogate", action="append", default=[], metavar="SPEC", help=f"{SPEC}; public models"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="hardened model to write (.pt2)")
+    parser.add_argument("--plan", type=Path, required=True, help="erosion plan to write (.json)")
+    parser.add_argument("--eps", type=float, default=16.0, help="budget in 1/255 (%(default)s)")
+    parser.add_argument("--steps", type=int, default=10, help="of the attack (%(default)s)")
+    parser.add_argument(
+        "--epochs", type=int, default=4, help="of training; 0: plan only (%(default)s)"
+    )
+    parser.add_argument("--members", type=int, default=8, help="K (%(default)s)")
+    parser.add_argument(
+        "--shared", type=float, default=0.5, help="least share of work in common (%(default)s)"
+    )
+    parser.add_argument(
+        "--max-clean-drop", type=float, default=0.02, help="by erosion alone (%(default)s)"
+    )
+    parser.add_argument(
+        "--false-positive-rate", type=float, default=0.01, help="of flags (%(default)s)"
+    )
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate (%(default)s)")
+    parser.add_argument("--crafted", type=int, default=2000, help="transfer examples (%(default)s)")
+    _seed(parser)
+    _json(parser)
+    parser.set_defaults(run="harden")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; see the exit codes in ``--help``."""
+    args = build_parser().parse_args(argv)
+
+    def command() -> int:
+        from deepfusion_toolkit import commands
+
+        return int(getattr(commands, args.run)(args))
+
+    return console.run(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

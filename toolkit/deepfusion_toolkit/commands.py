@@ -1,0 +1,171 @@
+"""What each command of ``deepfusion`` does: options in, library calls, a table or JSON out."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+
+import msgspec
+
+from deepfusion_edge.erosion import MAX_SEED
+from deepfusion_edge.errors import UsageError
+from deepfusion_toolkit import attacks, data, models, training
+from deepfusion_toolkit import craft as crafting
+from deepfusion_toolkit import evaluate as judging
+from deepfusion_toolkit import harden as hardening
+from deepfusion_toolkit import plan as plans
+from deepfusion_toolkit.data import folder
+from deepfusion_toolkit.files import write_bytes
+from deepfusion_toolkit.models import Classifier
+from deepfusion_toolkit.report import share, table, write_html
+from deepfusion_toolkit.report.evaluation import page_of
+from deepfusion_toolkit.report.terminal import progress
+from deepfusion_toolkit.statistics import Share
+
+
+def render(args: argparse.Namespace) -> int:
+    """``deepfusion data render``."""
+    _at_least_one(train=args.train, test=args.test)
+    counts = {"train": args.train, "test": args.test}
+    total = sum(counts.values()) * len(data.CLASSES)
+    with progress("rendering", total) as advance:
+        data.render(
+            args.out,
+            seed=_seed(args),
+            per_class=counts,
+            size=args.size,
+            progress=lambda _done, _total: advance(1),
+        )
+    sys.stdout.write(f"{args.out}: {total} images of {len(data.CLASSES)} classes\n")
+    return 0
+
+
+def train(args: argparse.Namespace) -> int:
+    """``deepfusion train``."""
+    _at_least_one(epochs=args.epochs)
+    dataset = folder.load(args.data)
+    accuracy = training.train(dataset, args.arch, args.out, epochs=args.epochs, seed=_seed(args))
+    if args.json:
+        _print({"model": str(args.out), "held_out_accuracy": accuracy})
+    else:
+        sys.stdout.write(f"{args.out}: {accuracy:.1%} of held-out images right\n")
+    return 0
+
+
+def craft(args: argparse.Namespace) -> int:
+    """``deepfusion craft``."""
+    _at_least_one(batch=args.batch)
+    settings = attacks.Settings(
+        eps=args.eps,
+        steps=args.steps if args.steps is not None else (300 if args.targeted else 10),
+        decay=args.decay,
+        feature_weight=args.feature_weight,
+        targeted=args.targeted,
+        seed=_seed(args),
+    )
+    dataset = folder.load(args.data)
+    if args.limit is not None:
+        dataset = folder.subset(dataset, limit=args.limit, seed=settings.seed)
+    surrogates = _models(args.surrogate, dataset)
+    made = crafting.craft(
+        dataset, surrogates, args.out, settings, batch=args.batch, resume=args.resume
+    )
+    if args.json:
+        _print(
+            {
+                "out": str(args.out),
+                "images": len(made.images),
+                "largest_change": max(c.linf for c in made.images),
+                "head": made.head,
+            }
+        )
+    else:
+        sys.stdout.write(
+            f"{args.out}: {len(made.images)} images, none further than "
+            f"{max(c.linf for c in made.images)}/255, {made.head.passes_per_image} passes each\n"
+        )
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """``deepfusion evaluate``."""
+    dataset = folder.load(args.data)
+    clean = folder.load(args.clean) if args.clean else None
+    targets = _models(args.target, dataset)
+    if args.plan and len(targets) != 1:
+        raise UsageError(f"--plan with {len(targets)} targets", "give the one target of the plan")
+    plan = plans.read(args.plan, targets[0]) if args.plan else None
+    results = judging.evaluate(dataset, clean, targets, plan=plan, seed=_seed(args))
+    if args.json:
+        write_bytes(args.json, msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    if args.html:
+        write_html(args.html, page_of(dataset, clean, results))
+    table(
+        f"{args.data}: {len(dataset)} images",
+        ["target", "clean accuracy", "accuracy attacked", "attack success", "95 %", "flagged"],
+        [
+            [
+                r.name,
+                _share(r.clean_accuracy),
+                _share(r.accuracy),
+                _share(r.success),
+                f"{r.success.low:.2f} to {r.success.high:.2f}" if r.success else "-",
+                _share(r.flagged),
+            ]
+            for r in results
+        ],
+    )
+    return 0
+
+
+def harden(args: argparse.Namespace) -> int:
+    """``deepfusion harden``."""
+    given = {f.name: getattr(args, f.name) for f in fields(hardening.Settings)}
+    settings = hardening.Settings(**{**given, "seed": _seed(args)})
+    _at_least_one(crafted=args.crafted, steps=args.steps)
+    if settings.epochs and not args.surrogate:
+        raise UsageError(
+            "training needs at least one --surrogate", "name public models, or set --epochs 0"
+        )
+    dataset = folder.load(args.data)
+    model, *surrogates = _models([args.model, *args.surrogate], dataset)
+    plan = hardening.harden(model, dataset, surrogates, args.out, args.plan, settings)
+    if args.json:
+        _print({"model": str(args.out), "plan": str(args.plan), **plan.figures})
+    else:
+        rows = [[name.replace("_", " "), value] for name, value in plan.figures.items()]
+        rows += [["members", plan.members], ["sites", len(plan.sites)]]
+        rows += [["shared work", f"{plan.prefix_share:.0%}"]]
+        table(f"{args.out} and {args.plan}", ["on held-out clean images", ""], rows)
+    return 0
+
+
+def _models(specs: Sequence[str], dataset: folder.Dataset) -> list[Classifier]:
+    size = dataset.size(dataset.items[0])
+    with progress("loading models", len(specs)) as advance:
+        loaded = []
+        for spec in specs:
+            loaded.append(models.load(spec, image_size=size))
+            advance(1)
+    return loaded
+
+
+def _seed(args: argparse.Namespace) -> int:
+    seed = int(args.seed)
+    if not 0 <= seed <= MAX_SEED:
+        raise UsageError(f"seed must be in [0, {MAX_SEED}], is {seed}", "change --seed")
+    return seed
+
+
+def _at_least_one(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise UsageError(f"{name} must be at least 1, is {value}", f"change --{name}")
+
+
+def _share(value: Share | None) -> str:
+    return "-" if value is None else share(value.hits, value.total)
+
+
+def _print(value: object) -> None:
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=1).decode() + "\n")

@@ -1,0 +1,178 @@
+"""``deepfusion-export``: key pairs and signed bundles; heavy imports are lazy."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NoReturn
+
+from deepfusion_edge import __version__, console
+from deepfusion_edge.errors import UsageError
+
+MAX_SEQUENCE = 2**53 - 1
+MAX_DAYS = 36_500
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    return console.run(lambda: _main(argv))
+
+
+def _main(argv: list[str] | None) -> int:
+    options = build_parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = options.command
+    return command(options)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"see {self.prog} --help")
+
+
+def _between(low: int, high: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number in {low}..{high}")
+        return int(text)
+
+    return convert
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line, without importing anything heavy."""
+    style = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(
+        prog="deepfusion-export",
+        description="Make signing keys, and pack a hardened model into a signed bundle.",
+        epilog=console.EXIT_CODES,
+        formatter_class=style,
+    )
+    parser.add_argument("--version", action="version", version=f"deepfusion-export {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> _Parser:
+        made = commands.add_parser(
+            name, help=text, description=text, epilog=console.EXIT_CODES, formatter_class=style
+        )
+        made.set_defaults(command=command)
+        made.add_argument("--json", action="store_true", help="print the result as one JSON object")
+        return made
+
+    keygen = add("keygen", _keygen, "Make a key pair: PREFIX.pem (secret) and PREFIX.pub.")
+    keygen.add_argument("--out", type=Path, required=True, metavar="PREFIX")
+    bundle = add("bundle", _bundle, "Export to ONNX, check parity, sign and pack.")
+    bundle.add_argument(
+        "--model",
+        required=True,
+        metavar="SPEC",
+        help="a .pt2 file, timm:NAME, module.path:factory or efficientnet-lite0, -lite1, -lite2",
+    )
+    bundle.add_argument("--plan", type=Path, required=True, metavar="PLAN.JSON")
+    bundle.add_argument(
+        "--key",
+        type=Path,
+        required=True,
+        action="append",
+        metavar="KEY.PEM",
+        help="private key that signs, one option a key",
+    )
+    bundle.add_argument("--out", type=Path, required=True, metavar="LINE.DFB")
+    bundle.add_argument(
+        "--id", default="line", help="product line: small letters, digits, '-' (default: line)"
+    )
+    bundle.add_argument(
+        "--sequence",
+        type=_between(1, MAX_SEQUENCE),
+        default=1,
+        metavar="N",
+        help="must grow with every bundle that the same devices install (default: 1)",
+    )
+    bundle.add_argument(
+        "--valid-days",
+        type=_between(1, MAX_DAYS),
+        default=365,
+        metavar="DAYS",
+        help="devices refuse the bundle afterwards (default: 365)",
+    )
+    bundle.add_argument("--force", action="store_true", help="replace LINE.DFB if it exists")
+    return parser
+
+
+def _keygen(options: argparse.Namespace) -> int:
+    from deepfusion_edge.bundle.envelope import key_id
+    from deepfusion_edge.bundle.trust import read_keys
+    from deepfusion_export.sign import keygen
+
+    private, public = keygen(options.out)
+    (name,) = (key_id(key) for key in read_keys([public]).values())
+    _say(options, {"private": str(private), "public": str(public), "key_id": name}, "made")
+    return 0
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    from deepfusion_export.sign import read_private_keys, readable_by_others
+
+    out: Path = options.out
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder", "name the file to write, such as line.dfb")
+    if out.exists() and not options.force:
+        raise UsageError(f"--out {out} exists", "choose another name, or add --force")
+    keys = read_private_keys(options.key)
+    for path in readable_by_others(options.key):
+        _progress(f"warning: others may read {path}; run 'chmod 600' on it")
+    _progress(f"loading {options.model}")
+    from deepfusion_export.bundle import build
+    from deepfusion_toolkit import models, plan
+
+    model = models.load(options.model)
+    now = datetime.now(UTC)
+    manifest = build(
+        model,
+        plan.read(options.plan, model),
+        keys=keys,
+        id=options.id,
+        sequence=options.sequence,
+        created=_utc(now),
+        expires=_utc(now + timedelta(days=options.valid_days)),
+        out=out,
+        step=_progress,
+    )
+    result = {
+        "bundle": str(out),
+        "bytes": out.stat().st_size,
+        "id": manifest.id,
+        "sequence": manifest.sequence,
+        "expires": manifest.expires,
+        "members": manifest.erosion.members,
+        "parity": {
+            name.removeprefix("parity_"): value
+            for name, value in manifest.provenance.items()
+            if name.startswith("parity_")
+        },
+    }
+    _say(options, result, "wrote")
+    return 0
+
+
+def _utc(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _progress(text: str) -> None:
+    sys.stderr.write(console.one_line(text) + "\n")
+    sys.stderr.flush()
+
+
+def _say(options: argparse.Namespace, result: dict[str, object], verb: str) -> None:
+    if options.json:
+        sys.stdout.write(json.dumps(result) + "\n")
+        return
+    plain = {key: value for key, value in result.items() if not isinstance(value, dict)}
+    text = ", ".join(f"{key} {value}" for key, value in plain.items())
+    sys.stdout.write(console.one_line(f"{verb}: {text}") + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

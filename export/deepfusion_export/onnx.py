@@ -1,0 +1,169 @@
+"""One ONNX graph for all members: image [1, 3, H, W], factors [K, F] -> fused, members, variance.
+
+K is free: the image's batch of one broadcasts at the first eroded multiplication, so everything
+before it is computed once. Softmax, mean and scores are in the graph, in float32, as ``fusion.py``
+of the device defines them.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from deepfusion_edge.errors import ModelError
+from deepfusion_edge.fusion import TINY
+from deepfusion_edge.runtime.base import INPUTS, OUTPUTS
+from deepfusion_toolkit.surgery import ErodedModel
+
+OPSET = 20
+MAX_MEMBERS = 64
+
+
+class Fused(NamedTuple):
+    """Probabilities [C] and [K, C], and the relative variance of the features, []."""
+
+    fused: Tensor
+    members: Tensor
+    feature_variance: Tensor
+
+
+class FusedGraph(nn.Module):
+    """What is exported: the eroded network, softmax, mean over members, feature variance."""
+
+    def __init__(self, eroded: ErodedModel) -> None:
+        super().__init__()
+        self.net = eroded.graph_module  # "graph" would hide that of torch.fx
+
+    def forward(self, image: Tensor, factors: Tensor) -> Fused:
+        """RGB [1, 3, H, W] in [0, 1] of the model's own size and factors [K, F]."""
+        logits, features, *_ = self.net(image, factors)
+        members = torch.softmax(logits, dim=1)
+        mean = features.mean(dim=0)
+        variance = (features - mean).square().mean(dim=0).sum()
+        # v / (m + TINY), spelled so that no optimiser can take TINY for a zero and divide by m = 0.
+        scale = 1.0 / TINY
+        relative = (variance * scale) / (mean.square().sum() * scale + 1.0)
+        return Fused(members.mean(dim=0), members, relative)
+
+
+class Probabilities(nn.Module):
+    """The plain network: image [1, 3, H, W] -> probabilities [1, C]."""
+
+    def __init__(self, core: nn.Module) -> None:
+        super().__init__()
+        self.core = core
+
+    def forward(self, image: Tensor) -> Tensor:
+        """RGB [1, 3, H, W] in [0, 1] of the model's own size -> [1, C]."""
+        return torch.softmax(self.core(image), dim=1)
+
+
+def to_onnx(eroded: ErodedModel, members: int) -> bytes:
+    """Export an eroded model; the weights are inside, K is free between 1 and 64.
+
+    Args:
+        eroded: from ``surgery.erode``.
+        members: how many are usual; the graph is traced with at least two.
+
+    Raises:
+        ModelError: torch cannot export the network.
+    """
+    factors = torch.ones(max(2, members), eroded.width)
+    free = {0: torch.export.Dim("K", min=1, max=MAX_MEMBERS)}
+    inputs = (torch.full((1, 3, *eroded.size), 0.5), factors)
+    graph = FusedGraph(eroded).eval()
+    return _export(
+        graph,
+        inputs,
+        input_names=INPUTS,
+        output_names=OUTPUTS,
+        dynamic=(None, free),
+        name=eroded.name,
+    )
+
+
+def plain_to_onnx(core: nn.Module, size: tuple[int, int], name: str) -> bytes:
+    """Export the plain network for one image, to measure against.
+
+    Raises:
+        ModelError: torch cannot export the network.
+    """
+    image = torch.full((1, 3, *size), 0.5)
+    return _export(
+        Probabilities(core),
+        (image,),
+        input_names=INPUTS[:1],
+        output_names=("probabilities",),
+        dynamic=(None,),
+        name=name,
+    )
+
+
+def _export(
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    *,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    dynamic: tuple[dict[int, torch.export.Dim] | None, ...],
+    name: str,
+) -> bytes:
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                inputs,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(input_names),
+                output_names=list(output_names),
+                dynamic_shapes=dynamic,
+                external_data=False,
+                optimize=True,
+                verbose=False,
+            )
+            proto = program.model_proto if program is not None else None
+            data = b"" if proto is None else proto.SerializeToString()
+        return _without_notes(data)
+    except Exception as error:  # the exporter raises dozens of kinds, and protobuf its own
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{name} cannot be exported to ONNX ({first[:300]})",
+            "use layers that torch.onnx knows, and less than 2 GB of weights",
+        ) from error
+
+
+def _without_notes(data: bytes) -> bytes:
+    """Drop the exporter's notes: they name files of this machine, and no runtime reads them."""
+    import onnx
+
+    model = onnx.load_from_string(data)
+    graph = model.graph
+    values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer, *graph.node)
+    for item in (model, graph, *values):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    model.producer_name, model.producer_version = "deepfusion-export", ""
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporter's progress, notes and warnings away from people who only use it."""
+    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,170 @@
+"""torch = ONNX Runtime = numpy, within a table of tolerances, before anything is signed.
+
+========================  =========================================================
+fused, members            1e-5, absolute, on probabilities
+disagreement              1e-5 nats, absolute
+feature_variance          1e-3 of its value, and 1e-9 absolute (float32 sums)
+base (the plain network)  1e-5, absolute: members without erosion are the base model
+========================  =========================================================
+
+The numpy route is the device's own ``fusion.py`` in float64 on torch's logits and features.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from deepfusion_edge import erosion, fusion
+from deepfusion_edge.errors import ParityError
+from deepfusion_edge.fusion import Array, Outputs
+from deepfusion_edge.runtime.ort import OrtSession
+from deepfusion_export.onnx import FusedGraph
+from deepfusion_toolkit.surgery import ErodedModel
+
+
+class Tolerance(NamedTuple):
+    """``|a - b| <= absolute + relative * |b|``."""
+
+    absolute: float
+    relative: float = 0.0
+
+
+TOLERANCES = {
+    "fused": Tolerance(1e-5),
+    "members": Tolerance(1e-5),
+    "disagreement": Tolerance(1e-5),
+    "feature_variance": Tolerance(1e-9, 1e-3),
+    "base": Tolerance(1e-5),
+}
+
+
+class Parity(NamedTuple):
+    """What was compared, and the largest difference of each output over all routes.
+
+    Attributes:
+        cases: pairs of an image and a draw of factors.
+        members: the values of K.
+        largest: output -> largest absolute difference.
+    """
+
+    cases: int
+    members: tuple[int, ...]
+    largest: dict[str, float]
+
+
+def check(
+    model_bytes: bytes,
+    eroded: ErodedModel,
+    base: nn.Module,
+    *,
+    members: int,
+    images: npt.NDArray[np.float32] | None = None,
+    seed: int = 0,
+) -> Parity:
+    """Run the same inputs through every route and compare.
+
+    Args:
+        model_bytes: the ONNX graph.
+        eroded: what it was exported from.
+        base: the plain network, [1, 3, H, W] -> logits.
+        members: the plan's K; 1 and 3 are tried as well.
+        images: RGB [N, 3, H, W] in [0, 1] to use beside noise, a ramp, black and white.
+        seed: of the noise and the factors.
+
+    Raises:
+        ParityError: naming output, routes, difference and K.
+        ModelError: ONNX Runtime does not take or run the graph.
+    """
+    session = OrtSession(model_bytes)
+    graph = FusedGraph(eroded).eval()
+    largest = dict.fromkeys(TOLERANCES, 0.0)
+    counts = tuple(sorted({1, 3, members}))
+    cases = 0
+    for at, image in enumerate(_images(eroded.size, images, seed)):
+        for k in counts:
+            factors = erosion.sample(eroded.sites, seed=seed, stream=at, members=k)
+            found = session.run(image, factors)
+            mine, reference = _torch(graph, image, factors), _numpy(eroded, image, factors)
+            routes = (("ONNX Runtime", found), ("torch", mine))
+            for route, outputs in routes:
+                _compare(outputs, reference, f"{route} and numpy, K = {k}", largest)
+            _compare(found, mine, f"ONNX Runtime and torch, K = {k}", largest)
+            cases += 1
+        plain = _base(base, image)
+        clean = session.run(image, erosion.identity(eroded.sites, 2))
+        for row in (clean.fused, *clean.members):
+            _hold("base", row, plain, "the graph without erosion and the model", largest)
+    return Parity(cases, counts, largest)
+
+
+def _images(
+    size: tuple[int, int], given: npt.NDArray[np.float32] | None, seed: int
+) -> Iterator[Array]:
+    shape = (1, 3, *size)
+    yield erosion.uniform(seed, 0, 3 * size[0] * size[1]).astype(np.float32).reshape(shape)
+    ramp = np.linspace(0, 1, size[1], dtype=np.float32)
+    yield np.ascontiguousarray(np.broadcast_to(ramp, shape))
+    yield np.zeros(shape, np.float32)
+    yield np.ones(shape, np.float32)
+    for image in () if given is None else given:
+        yield np.ascontiguousarray(image[None], dtype=np.float32)
+
+
+def _torch(graph: FusedGraph, image: Array, factors: Array) -> Outputs:
+    with torch.no_grad():
+        fused, members, variance = graph(torch.from_numpy(image), torch.from_numpy(factors))
+    return Outputs(fused.numpy(), members.numpy(), float(variance))
+
+
+def _numpy(eroded: ErodedModel, image: Array, factors: Array) -> Outputs:
+    with torch.no_grad():
+        logits, features, *_ = eroded.graph_module(
+            torch.from_numpy(image), torch.from_numpy(factors)
+        )
+    members = softmax(logits.numpy())
+    return Outputs(fusion.fuse(members), members, fusion.feature_variance(features.numpy()))
+
+
+def _base(base: nn.Module, image: Array) -> Array:
+    with torch.no_grad():
+        return np.asarray(softmax(base(torch.from_numpy(image)).numpy())[0])
+
+
+def softmax(logits: npt.NDArray[Any]) -> Array:
+    """Logits [K, C] -> probabilities [K, C], computed in float64."""
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def _compare(a: Outputs, b: Outputs, routes: str, largest: dict[str, float]) -> None:
+    _hold("fused", a.fused, b.fused, routes, largest)
+    _hold("members", a.members, b.members, routes, largest)
+    _hold("feature_variance", [a.feature_variance], [b.feature_variance], routes, largest)
+    scores = (fusion.disagreement(a.members), fusion.disagreement(b.members))
+    _hold("disagreement", scores[:1], scores[1:], routes, largest)
+
+
+def _hold(
+    output: str,
+    a: Array | Sequence[float],
+    b: Array | Sequence[float],
+    routes: str,
+    largest: dict[str, float],
+) -> None:
+    left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    same_shape = left.shape == right.shape
+    difference = np.abs(left - right) if same_shape else np.array([np.inf])
+    allowed = TOLERANCES[output].absolute + TOLERANCES[output].relative * np.abs(right)
+    # "not <=" so that NaN is refused too
+    if not same_shape or not (difference <= allowed).all():
+        raise ParityError(
+            f"{output} differs by {difference.max():.3g} between {routes}"
+            f" (at most {float(np.min(allowed)):.3g} is allowed)",
+            "nothing was written; use a network without layers that round (fake quantisation)",
+        )
+    largest[output] = max(largest[output], float(difference.max()))

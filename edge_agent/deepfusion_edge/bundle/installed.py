@@ -72,7 +72,7 @@ def read_installed(
     except (InputError, TrustError) as error:
         raise TrustError(
             f"the installed bundle in {directory} is damaged ({error.what})",
-            "run 'deepfusion-agent roll-back', or install a bundle with a larger sequence",
+            "run 'deepfusion-agent rollback', or install a bundle with a larger sequence",
         ) from error
     if now is not None:
         check_expiry(manifest, now)

@@ -1,0 +1,1 @@
+"""The whole journey, from images to verdicts on MQTT, as one command with a report."""

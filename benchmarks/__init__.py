@@ -1,0 +1,1 @@
+"""Figures and demos: `python -m benchmarks --help` lists them."""

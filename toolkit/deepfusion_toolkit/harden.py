@@ -24,7 +24,7 @@ from deepfusion_toolkit.defence import scaled, verdicts
 from deepfusion_toolkit.models import Classifier, require_same_classes, save
 from deepfusion_toolkit.report.terminal import progress
 from deepfusion_toolkit.surgery import ErodedModel, erode, find_sites, prefix_share
-from deepfusion_toolkit.surgery.graph import trace
+from deepfusion_toolkit.surgery.graph import adapt_batch_norm, trace
 from deepfusion_toolkit.training import accuracy, pixels_of, split
 
 LADDER = (2.0, 1.0, 0.5, 0.25, 0.1)
@@ -91,7 +91,7 @@ def harden(
     require_same_classes([model, *surrogates], dataset.classes)
     classes = dataset.classes or tuple(str(n) for n in range(model.classes))
     training = settings.epochs > 0
-    kept, held_out = split(dataset, settings.seed) if training else (dataset, dataset)
+    kept, held_out = split(dataset) if training else (dataset, dataset)
     pixels, labels = pixels_of(held_out, model.size)
     before = accuracy(model, pixels, labels)
     sites = choose(model, pixels, labels, before, settings)
@@ -205,6 +205,7 @@ def _fine_tune(
     weights = [p for p in eroded.parameters() if p.is_floating_point()]
     for weight in weights:
         weight.requires_grad_(True)
+    adapt_batch_norm(eroded.graph_module, True)
     draw = torch.Generator().manual_seed(settings.seed)
     batch = 32
     steps = settings.epochs * -(-len(labels) // batch)
@@ -218,7 +219,7 @@ def _fine_tune(
                 part = torch.rand((len(chosen), 1, 1, 1), generator=draw)
                 part = torch.where(part < 0.5, 1.0, 2 * part - 1)  # noqa: PLR2004 - half at full size
                 moved = clean + part * (attacked[chosen] / 255 - clean)
-                images = torch.cat([clean, moved])
+                images = torch.cat([clean, moved]).contiguous(memory_format=torch.channels_last)
                 stream = stream_of("harden", step)
                 factors = sample(
                     eroded.sites, seed=settings.seed, stream=stream, members=len(images)
@@ -237,6 +238,7 @@ def _fine_tune(
                 schedule.step()
                 step += 1
                 advance(1)
+    adapt_batch_norm(eroded.graph_module, False)
     for weight in weights:
         weight.requires_grad_(False)
 

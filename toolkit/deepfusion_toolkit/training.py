@@ -1,4 +1,4 @@
-"""Training a small classifier from a folder of images: surrogates and targets for people without one."""
+"""Training a small classifier from a folder of images, for people without one."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -25,8 +25,8 @@ class Split(NamedTuple):
     held_out: Dataset
 
 
-def split(dataset: Dataset, seed: int) -> Split:
-    """Keep back a share of the images.
+def split(dataset: Dataset) -> Split:
+    """Keep back a share of the images, the same for training and hardening whatever their seeds.
 
     Raises:
         InputError: fewer than two classes, or too few images to keep any back.
@@ -38,12 +38,12 @@ def split(dataset: Dataset, seed: int) -> Split:
             "training needs two classes or more",
         )
     wanted = max(len(labels), round(len(dataset) * HELD_OUT))
-    held_out = folder.subset(dataset, limit=wanted, seed=seed)
+    held_out = folder.subset(dataset, limit=wanted)
     kept = {item.file for item in held_out.items}
     rest = tuple(item for item in dataset.items if item.file not in kept)
     if not rest:
         raise InputError(
-            f"{dataset.root} has {len(dataset)} images of {len(labels)} classes, too few to keep any back",
+            f"{dataset.root} has {len(dataset)} images of {len(labels)} classes, none can be kept back",
             "add images",
         )
     return Split(Dataset(dataset.root, rest, dataset.classes, dataset.layout), held_out)
@@ -84,10 +84,11 @@ def train(
     """
     if dataset.classes is None:
         raise InputError(f"{dataset.root} has no class folders", "train on an ImageFolder")
-    parts = split(dataset, seed)
+    parts = split(dataset)
     size = dataset.size(dataset.items[0])
     torch.manual_seed(seed)
-    net = FAMILIES[family](len(dataset.classes))
+    # channels last is several times faster on a CPU, depthwise convolutions above all
+    net = FAMILIES[family](len(dataset.classes)).to(memory_format=torch.channels_last)
     pixels, labels = pixels_of(parts.train, size)
     draw = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-2)
@@ -97,7 +98,7 @@ def train(
         for _ in range(epochs):
             order = torch.randperm(len(labels), generator=draw)
             for chosen in order.split(batch):
-                images = pixels[chosen] / 255
+                images = (pixels[chosen] / 255).contiguous(memory_format=torch.channels_last)
                 mirrored = torch.rand(len(chosen), generator=draw) < 0.5  # noqa: PLR2004
                 images[mirrored] = images[mirrored].flip(-1)
                 if len(chosen) > 1:  # batch norm has no variance of one image
@@ -109,6 +110,7 @@ def train(
                     optimiser.step()
                 schedule.step()
                 advance(1)
+    net = net.to(memory_format=torch.contiguous_format)
     classifier = Classifier(net, name=family, size=size)
     save(classifier.core, size, out)
     return accuracy(classifier, *pixels_of(parts.held_out, size))

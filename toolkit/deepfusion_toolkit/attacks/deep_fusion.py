@@ -92,8 +92,9 @@ def deep_fusion(
     Raises:
         ModelError: the gradient is not finite, naming the surrogates.
     """
-    eps, x = settings.eps / 255, images.clone()
-    momentum = torch.zeros_like(images)
+    eps = settings.eps / 255
+    images = images.contiguous(memory_format=torch.channels_last)  # several times faster on a CPU
+    x, momentum = images.clone(), torch.zeros_like(images)
     memories: list[Tensor | None] = [None] * len(surrogates)
     for step in range(settings.steps):
         x = x.detach().requires_grad_(True)

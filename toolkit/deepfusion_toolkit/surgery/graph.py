@@ -167,6 +167,14 @@ def _one_batch_norm(module: GraphModule) -> None:
         module.graph.erase_node(node)
 
 
+def adapt_batch_norm(module: GraphModule, adapt: bool) -> None:
+    """Let batch norms use and follow the statistics of each batch (fine-tuning), or freeze them."""
+    for node in module.graph.nodes:
+        if node.target == aten.batch_norm.default:
+            node.update_arg(5, adapt)
+    module.recompile()
+
+
 def shape_of(node: Node) -> tuple[int | torch.SymInt, ...] | None:
     """The traced shape of a node's value, or None if it is no tensor."""
     value = node.meta.get("val")

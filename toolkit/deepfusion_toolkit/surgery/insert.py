@@ -38,6 +38,7 @@ class ErodedModel(nn.Module):
         size: the base model's input size (height, width).
         sites: what the F columns of ``factors`` mean, in order.
         tapped: names of the layers whose maps are returned too.
+        fit: resizes images to the model's own size, as the base does.
         graph_module: forward(image [1 or N, 3, H, W], factors [N, F]) -> (logits, features, *taps).
     """
 
@@ -52,7 +53,7 @@ class ErodedModel(nn.Module):
         self.name, self.size, self.sites = base.name, base.size, sites
         self.width, self.tapped = width(sites), tuple(tapped)
         self.graph_module = graph_module
-        self._fit = base.fit
+        self.fit = base.fit
 
     def forward(self, image: Tensor, factors: Tensor) -> Seen:
         """RGB [1 or N, 3, H, W] in [0, 1] and factors [N, F] -> what N members see."""
@@ -61,7 +62,7 @@ class ErodedModel(nn.Module):
                 f"{tuple(image.shape)} images with factors {tuple(factors.shape)}: "
                 f"wanted [N, {self.width}] and 1 or N images"
             )
-        logits, features, *taps = self.graph_module(self._fit(image), factors)
+        logits, features, *taps = self.graph_module(self.fit(image), factors)
         return Seen(logits, features, tuple(taps))
 
 

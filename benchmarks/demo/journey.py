@@ -53,6 +53,7 @@ class Settings:
             the command's own.
         eps: budget of both attacks and of hardening, in units of 1/255.
         attack_steps: iterations of both attacks.
+        batch: images attacked at once, None takes the command's own; less needs less memory.
         members: K, None takes the command's own.
         seed: of images, training, attack and hardening.
         remarks: paragraphs of the report that are true of this journey alone.
@@ -67,6 +68,7 @@ class Settings:
     harden_epochs: int | None = None
     eps: float = 16
     attack_steps: int = 10
+    batch: int | None = None
     members: int | None = None
     seed: int = 0
     remarks: tuple[str, ...] = ()
@@ -187,6 +189,7 @@ class Journey:
                         str(self.settings.attack_steps),
                     ),
                     *("--seed", str(self.settings.seed), "--out", self.sets[name]),
+                    *([] if self.settings.batch is None else ["--batch", str(self.settings.batch)]),
                 ],
                 [self.sets[name]],
                 depends=self._identities(models),
@@ -303,7 +306,7 @@ def travel(settings: Settings, out: Path, *, fresh: bool = False) -> summary.Res
     predicted = predictions(journey)
     received = witness.read(journey.messages)
     result = summary.judge(summary.labels_of(clean), predicted, received)
-    table(settings.title, ["", *summary.COLUMNS], summary.rows(result))
+    table(settings.title, ["images", *summary.COLUMNS], summary.rows(result))
     facts = summary.as_json(result)
     write_bytes(out / "summary.json", json.dumps(facts, indent=1).encode() + b"\n")
     story = page.Story(

@@ -66,7 +66,7 @@ def write(story: Story, path: Path) -> None:
     sections: list[Section] = [
         report.Figures(list(_figures(story))),
         report.Table(
-            ["images", *summary.COLUMNS[1:]],
+            ["images", *summary.COLUMNS],
             summary.rows(result),
             heading="What was counted",
             note="Flagged: verdict suspect or reject. The last column is what passes an inspection"
@@ -113,18 +113,14 @@ def _figures(story: Story) -> Iterator[report.Figure]:
 
     total = clean.undefended.images
     better = attacked.defended.right > attacked.undefended.right
-    yield figure("Clean", clean.undefended.right, total, "right")
+    agent = f"right; defended {clean.defended.right}"
+    yield figure("Clean", clean.undefended.right, total, agent)
     yield figure("Attacked", attacked.undefended.right, total, "right", "bad")
     yield figure(
-        "Attacked, defended",
-        attacked.defended.right,
-        total,
-        "right",
-        "good" if better else "bad",
+        "Attacked, defended", attacked.defended.right, total, "right", "good" if better else "bad"
     )
-    yield figure("Clean, defended", clean.defended.right, total, "right")
-    yield figure("Attacked and flagged", attacked.defended.flagged, total, "flagged")
-    yield figure("Clean and flagged", clean.defended.flagged, total, "false alarms")
+    yield figure("Attacked: flagged", attacked.defended.flagged, total, "suspect or rejected")
+    yield figure("Clean: flagged", clean.defended.flagged, total, "false alarms")
 
 
 def _bars(result: summary.Result) -> Iterator[report.Bar]:

@@ -21,6 +21,7 @@ def run(args: argparse.Namespace) -> int:
         surrogates=("efficientnet-lite1", "efficientnet-lite2"),
         target="efficientnet-lite0",
         harden_epochs=0,
+        batch=5,
         remarks=(
             (
                 "Surrogates and target are of one family and were trained on the same data by the"

@@ -142,6 +142,8 @@ def follow(steps: Sequence[Step], out: Path) -> dict[str, float]:
         resume = same and step.resumable and any(path.exists() for path in step.outputs)
         if not resume:
             _remove(step.outputs)
+        for path in step.outputs:
+            path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(stamp, json.dumps({"digest": digest, "done": False}).encode())
         print(head, flush=True)
         begun = time.perf_counter()

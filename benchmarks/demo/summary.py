@@ -177,11 +177,11 @@ def _share(outcome: Outcome) -> float:
     return round(outcome.right / outcome.images, 6)
 
 
-COLUMNS = ("images", "classified correctly", "flagged", "wrong and not flagged")
+COLUMNS = ("classified correctly", "flagged", "wrong and not flagged")
 
 
 def rows(result: Result) -> list[tuple[str, str, str, str]]:
-    """Lay the counts out under :data:`COLUMNS`, each with the number of images behind it."""
+    """Lay the counts out under a name and :data:`COLUMNS`, each with its count."""
     pairs = [("clean", result.clean), ("attacked", result.attacked)]
     if result.held_out is not None:
         pairs.append(("attacked, other surrogates", result.held_out))

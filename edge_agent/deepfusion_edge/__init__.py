@@ -1,3 +1,3 @@
-"""Edge agent of Deep Fusion: fused predictions of an erosion-model ensemble on a device without torch."""
+"""Edge agent of Deep Fusion: fused predictions of an erosion-model ensemble, without torch."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The fused-prediction rule, its scores and the verdict: pure numpy, the reference of every runtime.
+"""The fused-prediction rule, its scores and the verdict: the numpy reference of every runtime.
 
 Fused prediction (Wang et al., IEEE TII 2023): ``argmax_c mean_k softmax(z_k)_c`` over K eroded
 members. Scores: *feature variance* (relative variance of the penultimate features over members)
@@ -73,13 +73,13 @@ def fuse(members: Array) -> Array:
 
 
 def feature_variance(features: Array) -> float:
-    """Relative variance of features [K, D] over members: sum of variances over sum of squared means."""
+    """Relative variance of features [K, D]: sum of variances over sum of squared means."""
     wide = features.astype(np.float64)
     return float(wide.var(axis=0).sum() / (np.square(wide.mean(axis=0)).sum() + TINY))
 
 
 def disagreement(members: Array) -> float:
-    """Mutual information (nats) between member and class: H(mean) - mean H; [K, C] -> at least 0."""
+    """Mutual information (nats) of member and class, H(mean) - mean H: [K, C] -> at least 0."""
     wide = members.astype(np.float64)
     mean = wide.mean(axis=0)
     entropy_of_mean = -(mean * np.log(mean + TINY)).sum()

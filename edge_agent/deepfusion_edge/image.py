@@ -20,6 +20,8 @@ MAX_PIXELS = 64_000_000
 MAX_BYTES = 128 * 2**20
 
 Pixels = npt.NDArray[np.uint8]
+_PNG_HEAD = 33  # signature and IHDR chunk
+_MARK = 0xFF
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _USE_8_BIT = "convert it to an 8-bit grey or RGB PNG or JPEG"
 
@@ -38,7 +40,7 @@ def read_header(data: bytes) -> Header:
     Raises:
         InputError: not a PNG or JPEG, truncated, or of zero size.
     """
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and len(data) >= 33:
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and len(data) >= _PNG_HEAD:
         header = Header("PNG", *struct.unpack(">II", data[16:24]))
     elif data[:3] == b"\xff\xd8\xff":
         header = _jpeg_header(data)
@@ -51,9 +53,9 @@ def read_header(data: bytes) -> Header:
 
 def _jpeg_header(data: bytes) -> Header:
     at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
+    while at + 9 <= len(data) and data[at] == _MARK:
         marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
+        if marker == _MARK:  # fill byte
             at += 1
             continue
         (length,) = struct.unpack(">H", data[at + 2 : at + 4])
@@ -71,11 +73,15 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         InputError: see the module's text; also when the pixels are truncated or corrupt.
     """
     if len(data) > MAX_BYTES:
-        raise InputError(f"image file of {len(data)} bytes, at most {MAX_BYTES} are read", "shrink it")
+        raise InputError(
+            f"image file of {len(data)} bytes, at most {MAX_BYTES} are read", "shrink it"
+        )
     header = read_header(data)
     if header.width * header.height > max_pixels:
-        raise InputError(f"image of {header.width}x{header.height} pixels, at most {max_pixels}",
-                         "shrink it or raise the limit")
+        raise InputError(
+            f"image of {header.width}x{header.height} pixels, at most {max_pixels}",
+            "shrink it or raise the limit",
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -84,8 +90,16 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
                 return _rgb(image)
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, struct.error,
-            Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        MemoryError,
+        struct.error,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
         raise InputError(f"corrupt image ({error})", "replace the file") from error
 
 
@@ -103,8 +117,13 @@ def _rgb(image: Image.Image) -> Pixels:
 
 
 def to_input(pixels: Pixels, height: int, width: int) -> npt.NDArray[np.float32]:
-    """Resize (bilinear, antialiased, only if sizes differ) and scale: uint8 [H, W, 3] -> float32 [1, 3, h, w]."""
+    """Resize (bilinear, antialiased, only if sizes differ) and scale to [0, 1].
+
+    uint8 [H, W, 3] -> float32 [1, 3, height, width].
+    """
     if pixels.shape[:2] != (height, width):
         resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
         pixels = np.asarray(resized)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], dtype=np.float32) / np.float32(255)
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], dtype=np.float32)
+    planes /= np.float32(255)
+    return planes

@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
 
-from deepfusion_edge import __version__, console
+from deepfusion_edge import console
 from deepfusion_edge.errors import UsageError
+
+from deepfusion_export import __version__
 
 MAX_SEQUENCE = 2**53 - 1
 MAX_DAYS = 36_500

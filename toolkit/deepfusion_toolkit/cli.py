@@ -1,4 +1,4 @@
-"""``deepfusion``: render, train, craft, evaluate, harden. Heavy imports wait until they are needed."""
+"""``deepfusion``: render, train, craft, evaluate, harden; heavy imports wait."""
 
 import argparse
 import sys

@@ -82,7 +82,7 @@ def targets_of(dataset: Dataset, classes: int, seed: int) -> tuple[Item, ...]:
             target = (item.label + away) % classes
         if target == item.label or not 0 <= target < classes:
             raise UsageError(
-                f"target class {target} of {item.file} is its true class or none of 0..{classes - 1}",
+                f"target class {target} of {item.file} is the true one or none of 0..{classes - 1}",
                 "correct the column 'target' of labels.csv",
             )
         items.append(Item(item.file, item.label, target))
@@ -98,7 +98,7 @@ def craft(
     batch: int = 16,
     resume: bool = False,
 ) -> SetManifest:
-    """Attack a data set on surrogates and save it beside its manifest, in the data set's own layout.
+    """Attack a data set on surrogates and save it with its manifest, in the data set's layout.
 
     Raises:
         InputError: ``out`` holds something else, or an image cannot be read.
@@ -220,7 +220,7 @@ def _attack(
     settings: Settings,
     batch: int,
 ) -> Iterator[Crafted]:
-    # A short batch is filled up: kernels chosen by batch size then give an image the same bits alone.
+    # Kernels depend on the batch size: short batches are filled, so an image alone has the same bits.
     filled = [*chunk, *[chunk[-1]] * (batch - len(chunk))]
     clean = folder.stack(dataset, filled)
     wanted = [i.target if settings.targeted and i.target is not None else i.label for i in filled]

@@ -1,4 +1,4 @@
-"""Judging an adversarial set as saved: success over images that the target gets right when clean."""
+"""Judging an adversarial set as saved: success over what the target gets right when clean."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ class TargetResult(msgspec.Struct, frozen=True):
         images: how many were judged.
         accuracy: share of judged images classified as labelled.
         clean_accuracy: the same on the originals; None without ``--clean``.
-        success: attacks that worked, over images that were right when clean; None without ``--clean``.
+        success: attacks that worked, over images right when clean; None without ``--clean``.
         success_all: attacks that worked over all images.
         flagged: suspect or rejected; None for an undefended target.
         flagged_clean: the same on the originals.

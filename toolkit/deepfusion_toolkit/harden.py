@@ -1,7 +1,8 @@
-"""Hardening: choose sites and strength, then train with erosion on and transfer examples mixed in.
+"""Hardening: choose sites and strength, then train with erosion on and transfer examples in.
 
-The lesson of PubDef (ICLR 2024): against black-box attackers, train on transfer examples from public
-surrogates. Erosion makes the trained model fusable and measurable; alone it is nearly no defence.
+The lesson of PubDef (ICLR 2024): against black-box attackers, train on transfer examples from
+public surrogates. Erosion makes the trained model fusable and measurable; alone it is nearly no
+defence.
 """
 
 from collections.abc import Sequence
@@ -133,7 +134,7 @@ def harden(
 def choose(
     model: Classifier, pixels: Tensor, labels: Tensor, before: float, settings: Settings
 ) -> tuple[Site, ...]:
-    """Late sites (so that members share their prefix) at the strongest erosion that keeps accuracy."""
+    """Late sites (members share their prefix) at the strongest erosion that keeps accuracy."""
     found = find_sites(trace(model.core, model.size), ("skip", "activation"), BASE)
     first = next(
         (n for n in range(len(found)) if _share(model, found[n:]) >= settings.shared),
@@ -250,6 +251,6 @@ def _require_shared_weights(model: Classifier, eroded: ErodedModel) -> None:
         apart = (model(image) - eroded(image, torch.ones(1, eroded.width)).logits).abs().max()
     if not apart < 1e-3:  # noqa: PLR2004 - float32 noise is far below; NaN fails too
         raise ModelError(
-            f"hardened weights of {model.name} did not reach the model (outputs differ by {apart:g})",
+            f"hardened weights of {model.name} did not reach the model (apart by {apart:g})",
             "report this with the model's origin",
         )

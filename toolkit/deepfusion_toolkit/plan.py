@@ -49,7 +49,9 @@ def fingerprint(core: nn.Module) -> str:
     digest = hashlib.sha256()
     for tensor in [*core.parameters(), *core.buffers()]:
         digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 

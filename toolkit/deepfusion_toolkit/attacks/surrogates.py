@@ -22,7 +22,7 @@ def prepare(
     strength: dict[Kind, float] | None = None,
     tapped: bool = True,
 ) -> list[ErodedModel]:
-    """Erode surrogates for an attack; one without the wanted kind of site gets its activations eroded.
+    """Erode surrogates; one without the wanted kind of site gets its activations eroded.
 
     Raises:
         ModelError: a model cannot be traced or has nothing to erode.

@@ -68,7 +68,9 @@ def _columns(header: list[str]) -> dict[str, int]:
     for name in ("file", "label"):
         if name not in header:
             raise InputError(f"labels.csv has no column {name!r}", _HEADER)
-    column = {name: header.index(name) for name in ("file", "label", "target") if name in header}
+    column: dict[str, int] = {
+        name: header.index(name) for name in ("file", "label", "target") if name in header
+    }
     for name in column:
         if header.count(name) > 1:
             raise InputError(f"labels.csv names the column {name!r} twice", _HEADER)

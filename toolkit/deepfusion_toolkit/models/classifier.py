@@ -18,6 +18,8 @@ class Normalised(nn.Module):
     def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.net = net
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1))
 
@@ -62,7 +64,7 @@ class Classifier(nn.Module):
         self.classes = int(logits.shape[1])
 
     def fit(self, image: Tensor) -> Tensor:
-        """Resize [N, 3, H, W] to the model's own size, differentiably, as Pillow's bilinear does."""
+        """Resize [N, 3, H, W] to the model's own size, differentiably, as Pillow does."""
         if tuple(image.shape[-2:]) == self.size:
             return image
         return functional.interpolate(image, self.size, mode="bilinear", antialias=True)
@@ -71,7 +73,7 @@ class Classifier(nn.Module):
         """RGB [N, 3, H, W] in [0, 1], any H and W -> logits [N, C]."""
         return self.core(self.fit(image))  # type: ignore[no-any-return]
 
-    def train(self, mode: bool = True) -> "Classifier":
+    def train(self, mode: bool = True) -> "Classifier":  # noqa: ARG002 - nn.Module's signature
         """A classifier stays in evaluation mode; training builds its own module."""
         self.training = False
         return self

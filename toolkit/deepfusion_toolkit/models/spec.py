@@ -23,7 +23,7 @@ def load(spec: str, *, image_size: tuple[int, int] | None = None) -> Classifier:
     """Load a classifier.
 
     Args:
-        spec: see the module's line; a ``.pt2`` file takes [N, 3, H, W] in [0, 1] and a dynamic batch.
+        spec: see the module's line; a ``.pt2`` file takes [N, 3, H, W] in [0, 1], batch dynamic.
         image_size: (height, width) for a factory whose module has no ``input_size``.
 
     Raises:

@@ -80,9 +80,9 @@ class _Block(nn.Module):
         self.expands, self.residual = expansion != 1, stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        y = functional.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = functional.relu6(self._bn1(self._depthwise_conv(y)))
-        y = self._bn2(self._project_conv(y))
+        middle = functional.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        middle = functional.relu6(self._bn1(self._depthwise_conv(middle)))
+        y: Tensor = self._bn2(self._project_conv(middle))
         return y + x if self.residual else y
 
 
@@ -110,7 +110,8 @@ class EfficientNetLite(nn.Module):
         """Normalised images [N, 3, H, W] -> logits [N, 1000]."""
         x = functional.relu6(self._bn0(self._conv_stem(x)))
         x = functional.relu6(self._bn1(self._conv_head(self._blocks(x))))
-        return self._fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+        scores: Tensor = self._fc(x.mean((2, 3)))
+        return scores
 
 
 def load(name: str) -> Classifier:

@@ -30,7 +30,7 @@ PICTURES = 6
 
 
 def page_of(dataset: Dataset, clean: Dataset | None, results: "Sequence[TargetResult]") -> str:
-    """Success rates with intervals and counts, then clean, perturbation and attacked side by side."""
+    """Success rates with intervals and counts, then images before and after the attack."""
     columns = [
         "target",
         "clean accuracy",

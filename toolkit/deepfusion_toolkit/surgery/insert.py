@@ -15,7 +15,8 @@ from deepfusion_toolkit.surgery.sites import NORMS, Found, locate, penultimate
 
 BROADCASTS = {
     aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.mul_.Tensor,
-    aten.div.Tensor, aten.maximum.default, aten.minimum.default, aten.where.self, aten.pow.Tensor_Tensor,
+    aten.div.Tensor, aten.maximum.default, aten.minimum.default, aten.where.self,
+    aten.pow.Tensor_Tensor,
 }  # fmt: skip
 
 

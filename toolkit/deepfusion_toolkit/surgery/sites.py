@@ -1,4 +1,4 @@
-"""Where a network can be eroded: skips, activations, norms, found generically in the traced graph."""
+"""Where a network can be eroded: skips, activations, norms, found generically in its graph."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ ACTIVATIONS = {
     aten.silu.default, aten.gelu.default, aten.hardswish.default, aten.mish.default,
     aten.prelu.default, aten.softplus.default, aten.tanh.default,
 }  # fmt: skip
-NORMS = {  # operator -> positions of weight and bias
+NORMS: dict[object, tuple[int, int]] = {  # operator -> positions of weight and bias
     aten.batch_norm.default: (1, 2),
     aten.layer_norm.default: (2, 3),
     aten.group_norm.default: (2, 3),
@@ -24,7 +24,7 @@ GATES = {aten.sigmoid.default, aten.hardsigmoid.default}
 SUMS = {aten.add.Tensor, aten.add_.Tensor}
 
 DEFAULT_STRENGTH: dict[Kind, float] = {"skip": 0.2, "activation": 0.02, "norm": 0.02}
-"""Within the published ranges: skip .12 to .22, dropout .006 to .012 a block, parameters .01 to .05."""
+"""Near the published ranges: skip .12 to .22, dropout .006 to .012, parameters .01 to .05."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,9 @@ def _gates(node: Node) -> bool:
 
 
 def _shortcut(traced: Traced, node: Node) -> int | None:
-    """Which operand of a sum is the shortcut (fewer weighted operators of its own); None: no residual."""
+    """Which operand of a sum is the shortcut: the one with fewer weighted operators."""
     operands = node.args[:2]
-    if len(operands) != 2 or not all(
+    if len(operands) != 2 or not all(  # noqa: PLR2004 - a sum of two
         isinstance(a, Node) and a in traced.ancestors for a in operands
     ):
         return None
@@ -146,7 +146,7 @@ def _shortcut(traced: Traced, node: Node) -> int | None:
 
 
 def penultimate(traced: Traced) -> Node:
-    """The input of the last weighted operator before the logits: the features that detection scores.
+    """The input of the last weighted operator before the logits: what detection scores.
 
     Raises:
         ModelError: the network has no weighted operator.

@@ -4,8 +4,8 @@ from functools import cache
 
 import pytest
 import torch
-from deepfusion_toolkit.models import Classifier
 
+from deepfusion_toolkit.models import Classifier
 from tests.toolkit import tiny_nets
 
 torch.set_num_threads(1)

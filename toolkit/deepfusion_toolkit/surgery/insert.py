@@ -90,7 +90,7 @@ def erode(base: Erodible, sites: Sequence[Site], taps: Sequence[str] = ()) -> Er
     columns = _columns(graph, factors, [site.channels for site in sites])
     eroded = {
         found.node: _multiply(traced, found, column)
-        for found, column in _in_order(located, columns)
+        for found, column in zip(located, columns, strict=True)
     }
     logits = eroded.get(traced.logits, traced.logits)
     _follow_batch(traced, factors)
@@ -125,12 +125,6 @@ def _columns(graph: Graph, factors: Node, channels: list[int]) -> list[Node]:
     return columns
 
 
-def _in_order(located: list[Found], columns: list[Node]) -> list[tuple[Found, Node]]:
-    """Skips first: a shortcut that is itself an eroded activation must keep both factors."""
-    pairs = list(zip(located, columns, strict=True))
-    return [p for p in pairs if p[0].kind == "skip"] + [p for p in pairs if p[0].kind != "skip"]
-
-
 def _multiply(traced: Traced, found: Found, column: Node) -> Node:
     """Insert one site's multiplication; return the node that now stands for its result."""
     graph, node = traced.module.graph, found.node
@@ -139,7 +133,7 @@ def _multiply(traced: Traced, found: Found, column: Node) -> Node:
     if shape is None:
         raise ModelError(f"layer '{node.name}' has no tensor result", "leave it out of the plan")
     if found.kind == "skip":
-        shortcut = node.args[found.shortcut]
+        shortcut = node.args[found.shortcut]  # as it is now: perhaps an eroded activation
         with graph.inserting_before(node):
             factor = _unsqueezed(graph, column, inner=dim - 1, trailing=len(shape) - 1 - dim)
             scaled = graph.call_function(aten.mul.Tensor, (shortcut, factor))

@@ -66,6 +66,11 @@ def craft(args: argparse.Namespace) -> int:
     dataset = folder.load(args.data)
     if args.limit is not None:
         dataset = folder.subset(dataset, limit=args.limit, seed=settings.seed)
+        if dataset.classes and len({i.label for i in dataset.items}) < len(dataset.classes):
+            raise UsageError(
+                f"limit {args.limit} leaves one of {len(dataset.classes)} classes without an image",
+                f"give --limit {len(dataset.classes)} or more",
+            )
     surrogates = _models(args.surrogate, dataset)
     made = crafting.craft(
         dataset, surrogates, args.out, settings, batch=args.batch, resume=args.resume

@@ -73,7 +73,10 @@ def targets_of(dataset: Dataset, classes: int, seed: int) -> tuple[Item, ...]:
 
     Raises:
         UsageError: a listed target is the true class or no class of the model.
+        ModelError: there is no other class.
     """
+    if classes < 2:  # noqa: PLR2004
+        raise ModelError("the model has one class", "a targeted attack needs two or more")
     items = []
     for item in dataset.items:
         target = item.target
@@ -104,13 +107,8 @@ def craft(
         InputError: ``out`` holds something else, or an image cannot be read.
         ModelError: surrogates do not fit each other or the labels.
     """
-    require_same_classes(models, dataset.classes)
-    highest = max(item.label for item in dataset.items)
-    if highest >= models[0].classes:
-        raise ModelError(
-            f"label {highest} in {dataset.root}: {models[0].name} has {models[0].classes} outputs",
-            "use the surrogates' label order, starting at 0",
-        )
+    require_same_classes(models, dataset.classes, folder.highest_label(dataset))
+    _require_whole(dataset)
     surrogates = prepare(models, tapped=settings.feature_weight > 0)
     head = _head(dataset, models, surrogates, settings, batch)
     items = (
@@ -118,7 +116,7 @@ def craft(
         if settings.targeted
         else dataset.items
     )
-    done = _open(out, head, items, resume)
+    done = _open(dataset, out, head, items, resume)
     if done is None:
         return msgspec.json.decode((out / MANIFEST).read_bytes(), type=SetManifest)
     with progress("crafting", len(items)) as advance:
@@ -144,6 +142,26 @@ def craft(
     )
     (out / JOURNAL).unlink()
     return manifest
+
+
+def _require_whole(dataset: Dataset) -> None:
+    """Read every image and name every file before the first one is attacked."""
+    names: dict[str, str] = {}
+    with progress("reading images", len(dataset)) as advance:
+        for item in dataset.items:
+            dataset.read(item)
+            other = names.setdefault(_saved_as(item), item.file)
+            if other != item.file:
+                raise InputError(
+                    f"{dataset.root}: {other} and {item.file} would both be saved as "
+                    f"{_saved_as(item)}",
+                    "rename one of them",
+                )
+            advance(1)
+
+
+def _saved_as(item: Item) -> str:
+    return str(Path(item.file).with_suffix(".png"))
 
 
 def _head(
@@ -173,8 +191,21 @@ def _head(
     )
 
 
-def _open(out: Path, head: Head, items: Sequence[Item], resume: bool) -> dict[str, Crafted] | None:
+def _open(
+    dataset: Dataset, out: Path, head: Head, items: Sequence[Item], resume: bool
+) -> dict[str, Crafted] | None:
     """Start or continue a set; None if it is complete."""
+    try:
+        return _opened(dataset, out, head, items, resume)
+    except msgspec.DecodeError as error:
+        raise InputError(
+            f"{out} holds a damaged manifest or journal ({error})", "choose another --out"
+        ) from error
+
+
+def _opened(
+    dataset: Dataset, out: Path, head: Head, items: Sequence[Item], resume: bool
+) -> dict[str, Crafted] | None:
     wanted = msgspec.json.encode(head)
     started = out / JOURNAL
     if (out / MANIFEST).is_file() and resume:
@@ -190,10 +221,16 @@ def _open(out: Path, head: Head, items: Sequence[Item], resume: bool) -> dict[st
                 "repeat the first settings or choose another --out",
             )
         done = {}
+        by_name = {i.file: i for i in items}
         for line in lines[:-1]:  # what follows the last newline was cut off
             crafted = msgspec.json.decode(line, type=Crafted)
-            file = out / crafted.file
-            if file.is_file() and sha256_of(file) == crafted.sha256:
+            item, file = by_name.get(crafted.source), out / crafted.file
+            if (
+                item == Item(crafted.source, crafted.label, crafted.target)
+                and sha256_of(dataset.root / crafted.source) == crafted.clean_sha256
+                and file.is_file()
+                and sha256_of(file) == crafted.sha256
+            ):
                 done[crafted.source] = crafted
         write_bytes(started, b"\n".join([wanted, *map(msgspec.json.encode, done.values()), b""]))
         return done
@@ -220,7 +257,7 @@ def _attack(
     settings: Settings,
     batch: int,
 ) -> Iterator[Crafted]:
-    # Kernels depend on the batch size: short batches are filled, so an image alone has the same bits.
+    # Kernels depend on the batch size: short batches are filled, so an image alone keeps its bits.
     filled = [*chunk, *[chunk[-1]] * (batch - len(chunk))]
     clean = folder.stack(dataset, filled)
     wanted = [i.target if settings.targeted and i.target is not None else i.label for i in filled]
@@ -230,7 +267,7 @@ def _attack(
     saved = quantise(attacked, clean, settings.eps)
     distance = (saved.int() - torch.round(clean * 255).int()).abs().amax((1, 2, 3))
     for index, item in enumerate(chunk):
-        name = str(Path(item.file).with_suffix(".png"))
+        name = _saved_as(item)
         buffer = io.BytesIO()
         Image.fromarray(saved[index].permute(1, 2, 0).numpy()).save(buffer, "PNG")
         buffer.seek(0)

@@ -8,7 +8,7 @@ import torch
 
 from deepfusion_edge.errors import InputError
 from deepfusion_toolkit.data import folder
-from deepfusion_toolkit.data.folder import Dataset
+from deepfusion_toolkit.data.folder import Dataset, highest_label
 from deepfusion_toolkit.defence import verdicts
 from deepfusion_toolkit.models import Classifier, require_same_classes
 from deepfusion_toolkit.plan import Plan
@@ -91,7 +91,7 @@ def evaluate(
     Raises:
         InputError, ModelError: data and targets do not fit.
     """
-    require_same_classes(targets, dataset.classes)
+    require_same_classes(targets, dataset.classes, highest_label(dataset))
     matched = originals(dataset, clean) if clean is not None else None
     results = []
     for model in targets:

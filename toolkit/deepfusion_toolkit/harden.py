@@ -20,7 +20,7 @@ from deepfusion_toolkit import plan as plans
 from deepfusion_toolkit.attacks.surrogates import prepare
 from deepfusion_toolkit.calibrate import calibrate
 from deepfusion_toolkit.data import folder
-from deepfusion_toolkit.data.folder import Dataset
+from deepfusion_toolkit.data.folder import Dataset, highest_label
 from deepfusion_toolkit.defence import scaled, verdicts
 from deepfusion_toolkit.models import Classifier, require_same_classes, save
 from deepfusion_toolkit.report.terminal import progress
@@ -69,6 +69,8 @@ class Settings:
             ("shared", self.shared, 0, 0.99),
             ("max-clean-drop", self.max_clean_drop, 0, 1),
             ("false-positive-rate", self.false_positive_rate, 1e-6, 0.5),
+            ("rate", self.rate, 1e-7, 1),
+            ("crafted", self.crafted, 1, 10_000_000),
         ):
             if not low <= value <= high:
                 raise UsageError(
@@ -89,7 +91,7 @@ def harden(
     Raises:
         ModelError: data, model and surrogates do not fit, or there is nothing to erode.
     """
-    require_same_classes([model, *surrogates], dataset.classes)
+    require_same_classes([model, *surrogates], dataset.classes, highest_label(dataset))
     classes = dataset.classes or tuple(str(n) for n in range(model.classes))
     training = settings.epochs > 0
     kept, held_out = split(dataset) if training else (dataset, dataset)

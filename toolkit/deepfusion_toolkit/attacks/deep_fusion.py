@@ -15,6 +15,7 @@ layers and weights are not public. Per step, one forward and one backward pass o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -56,10 +57,10 @@ class Settings:
             )
         if self.steps < 1:
             raise UsageError(f"steps must be at least 1, is {self.steps}", "change --steps")
-        if not 0 <= self.decay <= 1 or self.feature_weight < 0:
+        if not (0 <= self.decay <= 1 and 0 <= self.feature_weight < inf):
             raise UsageError(
                 f"decay {self.decay:g} must be in [0, 1] and feature weight "
-                f"{self.feature_weight:g} at least 0",
+                f"{self.feature_weight:g} a number from 0 on",
                 "change --decay or --feature-weight",
             )
 

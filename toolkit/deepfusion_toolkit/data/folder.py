@@ -202,6 +202,11 @@ def subset(
     return replace(dataset, items=tuple(item for item in dataset.items if item.file in chosen))
 
 
+def highest_label(dataset: Dataset) -> int:
+    """Return the highest class number in use; a model needs more outputs than that."""
+    return max(item.label for item in dataset.items)
+
+
 def groups_by_size(dataset: Dataset, items: Sequence[Item]) -> dict[tuple[int, int], list[Item]]:
     """Sort items by (height, width), in the order of first appearance, for `stack`."""
     groups: dict[tuple[int, int], list[Item]] = {}

@@ -141,8 +141,15 @@ def _from_factory(spec: str, image_size: tuple[int, int] | None) -> Classifier:
     return Classifier(net, name=attribute, size=(int(size[0]), int(size[1])))
 
 
-def require_same_classes(models: Sequence[Classifier], classes: Sequence[str] | None) -> None:
+def require_same_classes(
+    models: Sequence[Classifier], classes: Sequence[str] | None, highest: int = 0
+) -> None:
     """Refuse models whose outputs do not fit each other or the data set's classes.
+
+    Args:
+        models: any number, none included.
+        classes: the data set's names, None if it has numbers only.
+        highest: the highest class number that the data set uses.
 
     Raises:
         ModelError: naming the model and both counts.
@@ -156,4 +163,10 @@ def require_same_classes(models: Sequence[Classifier], classes: Sequence[str] | 
             raise ModelError(
                 f"model {model.name} has {model.classes} outputs, {source} {wanted} classes",
                 "use a model trained on these classes",
+            )
+        if highest >= model.classes:
+            raise ModelError(
+                f"the data set has the label {highest}, model {model.name} has {model.classes} "
+                "outputs",
+                "use the model's own class numbers, counted from 0",
             )

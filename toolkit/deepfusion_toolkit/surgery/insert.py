@@ -225,6 +225,8 @@ def _follow_batch(traced: Traced, factors: Node) -> None:
                 and node.target not in BROADCASTS
                 and isinstance(value, Tensor)
                 and value.ndim > 0
+                # not a plain number: a head of two classes equals the traced batch of two
+                and isinstance(value.shape[0], torch.SymInt)
                 and value.shape[0] == symbol
             ):
                 with graph.inserting_before(node):

@@ -65,6 +65,7 @@ def craft(args: argparse.Namespace) -> int:
     )
     dataset = folder.load(args.data)
     if args.limit is not None:
+        _at_least_one(limit=args.limit)
         dataset = folder.subset(dataset, limit=args.limit, seed=settings.seed)
         if dataset.classes and len({i.label for i in dataset.items}) < len(dataset.classes):
             raise UsageError(

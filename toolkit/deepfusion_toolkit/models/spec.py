@@ -128,6 +128,11 @@ def _from_factory(spec: str, image_size: tuple[int, int] | None) -> Classifier:
             f"model '{spec}' cannot be imported ({error})",
             "give module.path:factory on the Python path",
         ) from error
+    if not callable(factory):
+        raise ModelError(
+            f"'{spec}' is of type {type(factory).__name__}, not a factory",
+            "give a function that returns a torch.nn.Module",
+        )
     net = factory()
     if not isinstance(net, nn.Module):
         raise ModelError(

@@ -1,4 +1,4 @@
-"""A set on disk: the same bytes alone, in any order and after an interruption, and a true manifest."""
+"""A set on disk: a true manifest, the same bytes alone, in any order and after an interruption."""
 
 import hashlib
 import json
@@ -126,9 +126,7 @@ def interrupt(monkeypatch, after):
 def test_a_resumed_set_is_that_of_a_straight_run(cut, data, tmp_path, monkeypatch):
     straight, out = tmp_path / "straight", tmp_path / "out"
     run(data, straight)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, 1)
-        run(data, out)
+    interrupted(data, out, monkeypatch)
     assert sorted(made(out)) == ["c0/0.png", "c0/1.png", "c0/2.png", "c1/0.png", "journal.jsonl"]
     journal = out / "journal.jsonl"
     if cut:  # the power went while the last line was written
@@ -142,9 +140,10 @@ def test_a_resumed_set_is_that_of_a_straight_run(cut, data, tmp_path, monkeypatc
 
 
 def interrupted(data, out, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         interrupt(patch, 1)
-        run(data, out)
+        with pytest.raises(KeyboardInterrupt):
+            run(data, out)
 
 
 def test_what_changed_meanwhile_is_crafted_again(data, tmp_path, monkeypatch):

@@ -87,7 +87,7 @@ def test_without_originals_nothing_is_claimed_of_them(clean):
     assert result.success_all.hits == 2
 
 
-def test_a_target_that_is_never_right_has_no_rate(clean, tmp_path):
+def test_a_target_that_is_never_right_has_no_rate(tmp_path):
     wrong = painted(tmp_path / "wrong", [("a", RED, BLUE, None)])
     (result,) = evaluate(wrong, wrong, [colour()])
     assert (result.success.hits, result.success.total) == (0, 0)

@@ -11,7 +11,6 @@ import secrets
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,22 +94,11 @@ def main() -> int:
     if not user or not password:
         sys.stderr.write("error: no user:password on the first line of stdin; give one\n")
         return 2
-    with tempfile.TemporaryDirectory(prefix="deepfusion-broker-") as folder:
-        users = Path(folder) / "users"
-        users.touch(mode=0o600)
-        users.write_text(f"{user}:{_hashed(password)}\n", encoding="utf-8")
-        asyncio.run(_serve(users))
+    asyncio.run(_serve(user, password))
     return 0
 
 
-def _hashed(password: str) -> str:
-    from pwdlib import PasswordHash
-    from pwdlib.hashers.argon2 import Argon2Hasher
-
-    return PasswordHash((Argon2Hasher(),)).hash(password)
-
-
-async def _serve(users: Path) -> None:
+async def _serve(user: str, password: str) -> None:
     from amqtt.broker import Broker
 
     for left in reversed(range(_TRIES)):
@@ -119,7 +107,7 @@ async def _serve(users: Path) -> None:
             {
                 "listeners": {"default": {"type": "tcp", "bind": f"{HOST}:{port}"}},
                 "plugins": {
-                    "amqtt.plugins.authentication.FileAuthPlugin": {"password_file": str(users)}
+                    "benchmarks.demo.one_user.OneUser": {"user": user, "password": password}
                 },
             }
         )

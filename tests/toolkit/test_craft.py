@@ -99,6 +99,17 @@ def test_an_image_alone_and_in_another_order_has_the_same_bytes(data, tmp_path):
     assert mixed.images == together.images[::-1]
 
 
+def test_a_short_batch_is_filled_up(data, tmp_path, monkeypatch):
+    """Kernels are chosen by batch size: with one size, an image cannot feel how many there are."""
+    attack, seen = crafting.deep_fusion, []
+    monkeypatch.setattr(
+        crafting, "deep_fusion", lambda *a: (seen.append((len(a[1]), a[3])), attack(*a))[1]
+    )
+    run(data, tmp_path / "out")
+    assert [count for count, _ in seen] == [4, 4, 4]
+    assert seen[-1][1] == ["c2/2.png"] * 4
+
+
 def test_a_seed_is_a_result(data, tmp_path):
     first, again, other = tmp_path / "1", tmp_path / "2", tmp_path / "3"
     run(data, first)

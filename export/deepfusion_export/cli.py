@@ -10,7 +10,6 @@ from typing import NoReturn
 
 from deepfusion_edge import console
 from deepfusion_edge.errors import UsageError
-
 from deepfusion_export import __version__
 
 MAX_SEQUENCE = 2**53 - 1

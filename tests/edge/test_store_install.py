@@ -175,7 +175,7 @@ def test_wrong_keys_are_refused(put, make_keys, keys, state):
         put(1, trusted=[keys.public.with_name("missing.pub")])
 
 
-def test_keys_are_pinned_at_the_first_installation(  # noqa: PLR0917 - fixtures
+def test_keys_are_pinned_at_the_first_installation(
     put, make_bundle, make_keys, keys, state, tmp_path
 ):
     put(1)
@@ -295,7 +295,7 @@ install(Path(bundle), Path(state), [Path(key)], now=now, probe=False,
 
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("step", STEPS)
-def test_a_kill_at_each_step_leaves_a_valid_state(  # noqa: PLR0917 - fixtures
+def test_a_kill_at_each_step_leaves_a_valid_state(
     put, make_bundle, keys, state, tmp_path, step, first
 ):
     if not first:

@@ -95,7 +95,7 @@ def test_a_probe_that_takes_too_long_is_stopped(make_bundle, keys, tmp_path):
         ('echo \'{"ok": true, "what": "", "remedy": ""}\'; exit 1', "ended with code 1"),
     ],
 )
-def test_a_probe_that_crashes_is_refused(  # noqa: PLR0917 - fixtures
+def test_a_probe_that_crashes_is_refused(
     make_bundle, keys, tmp_path, monkeypatch, script, text
 ):
     interpreter = tmp_path / "python"

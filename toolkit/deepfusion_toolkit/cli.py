@@ -106,7 +106,7 @@ def _harden(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eps", type=float, default=16.0, help="budget in 1/255 (%(default)s)")
     parser.add_argument("--steps", type=int, default=10, help="of the attack (%(default)s)")
     parser.add_argument(
-        "--epochs", type=int, default=4, help="of training; 0: plan only (%(default)s)"
+        "--epochs", type=int, default=6, help="of training; 0: plan only (%(default)s)"
     )
     parser.add_argument("--members", type=int, default=8, help="K (%(default)s)")
     parser.add_argument(
@@ -118,7 +118,7 @@ def _harden(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--false-positive-rate", type=float, default=0.01, help="of flags (%(default)s)"
     )
-    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate (%(default)s)")
+    parser.add_argument("--rate", type=float, default=3e-3, help="learning rate (%(default)s)")
     parser.add_argument("--crafted", type=int, default=2000, help="transfer examples (%(default)s)")
     _seed(parser)
     _json(parser)

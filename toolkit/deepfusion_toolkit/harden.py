@@ -24,7 +24,7 @@ from deepfusion_toolkit.data.folder import Dataset, highest_label
 from deepfusion_toolkit.defence import scaled, verdicts
 from deepfusion_toolkit.models import Classifier, require_same_classes, save
 from deepfusion_toolkit.report.terminal import progress
-from deepfusion_toolkit.surgery import ErodedModel, erode, find_sites, prefix_share
+from deepfusion_toolkit.surgery import ErodedModel, erode, find_sites, prefix_share, share_before
 from deepfusion_toolkit.surgery.graph import adapt_batch_norm, trace
 from deepfusion_toolkit.training import accuracy, pixels_of, split
 
@@ -52,12 +52,12 @@ class Settings:
 
     eps: float = 16.0
     steps: int = 10
-    epochs: int = 4
+    epochs: int = 6
     members: int = 8
     shared: float = 0.5
     max_clean_drop: float = 0.02
     false_positive_rate: float = 0.01
-    rate: float = 1e-3
+    rate: float = 3e-3
     crafted: int = 2000
     seed: int = 0
 
@@ -137,9 +137,10 @@ def choose(
     model: Classifier, pixels: Tensor, labels: Tensor, before: float, settings: Settings
 ) -> tuple[Site, ...]:
     """Late sites (members share their prefix) at the strongest erosion that keeps accuracy."""
-    found = find_sites(trace(model.core, model.size), ("skip", "activation"), BASE)
+    traced = trace(model.core, model.size)
+    found = find_sites(traced, ("skip", "activation"), BASE)
     first = next(
-        (n for n in range(len(found)) if _share(model, found[n:]) >= settings.shared),
+        (n for n in range(len(found)) if share_before(traced, found[n:]) >= settings.shared),
         len(found) - 1,
     )
     late = found[first:]
@@ -151,10 +152,6 @@ def choose(
             if fused >= before - settings.max_clean_drop:
                 return sites
     return scaled(late, LADDER[-1])
-
-
-def _share(model: Classifier, sites: Sequence[Site]) -> float:
-    return prefix_share(erode(model, sites).graph_module)
 
 
 def _fused_accuracy(

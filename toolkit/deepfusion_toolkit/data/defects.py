@@ -27,13 +27,13 @@ def _scratch(surface: Surface, rng: np.random.Generator) -> None:
     cx, cy = _place(rng, 14)
     for _ in range(int(rng.choice([1, 1, 2, 3]))):
         u, v = surface.along(angle + rng.normal(0, 0.08), cx, cy + rng.normal(0, 4))
-        half = rng.uniform(9, 30)
+        half = rng.uniform(14, 30)
         bow = np.float32(rng.normal(0, 3) / 30**2)
         across = v - bow * u * u
         ends = step(np.abs(u) - np.float32(half), 6.0)
-        width = np.float32(rng.uniform(0.45, 0.95))
+        width = np.float32(rng.uniform(0.7, 1.2))
         groove = np.exp(-np.square(across / width)) * ends
-        depth = np.float32(rng.uniform(0.45, 1.0))
+        depth = np.float32(rng.uniform(0.8, 1.4))
         surface.height -= depth * groove
         surface.gloss += np.float32(0.5) * depth * groove
         bare_metal = surface.colour * np.float32(1.3) + np.float32(0.12)
@@ -46,7 +46,7 @@ def _dent(surface: Surface, rng: np.random.Generator) -> None:
     u, v = surface.along(rng.uniform(0, np.pi), cx, cy)
     radius, oval = rng.uniform(4.5, 10), rng.uniform(0.6, 1.0)
     r = np.hypot(u, v / np.float32(oval)) / np.float32(radius)
-    depth = radius * rng.uniform(0.2, 0.42) * rng.choice([1, 1, -1])
+    depth = radius * rng.uniform(0.32, 0.55) * rng.choice([1, 1, -1])
     hollow = np.exp(-np.power(r, np.float32(rng.uniform(2.0, 4.0))))
     surface.height -= np.float32(depth) * hollow
     surface.gloss *= 1 - np.float32(0.3) * hollow
@@ -63,7 +63,7 @@ def _stain(surface: Surface, rng: np.random.Generator) -> None:
     rim = np.exp(-np.square(distance / np.float32(1.6)))
     hues = ((0.27, 0.11, 0.04), (0.36, 0.19, 0.07), (0.10, 0.09, 0.08), (0.62, 0.62, 0.55))
     hue = np.asarray(hues[rng.choice(4, p=[0.4, 0.25, 0.15, 0.2])], dtype=np.float32)
-    strength = np.float32(rng.uniform(0.42, 0.85))
+    strength = np.float32(rng.uniform(0.65, 0.95))
     spots = np.clip(1 + 0.35 * noise(rng, size, 0.9, 0.9), 0.3, 1.6).astype(np.float32)
     surface.tint(np.clip(strength * film * spots, 0, 1), hue)
     surface.tint(np.float32(0.35) * strength * rim, hue * np.float32(0.5))
@@ -75,8 +75,8 @@ def _crack(surface: Surface, rng: np.random.Generator) -> None:
     """A dark, jagged, branching line that tapers to its ends."""
     cx, cy = _place(rng, 14)
     heading = rng.uniform(0, 2 * np.pi)
-    width = rng.uniform(0.7, 1.35)
-    length = rng.uniform(11, 24)
+    width = rng.uniform(1.0, 1.6)
+    length = rng.uniform(14, 26)
     line = np.zeros_like(surface.x)
     for turn in (0.0, np.pi):
         branches = [(cx, cy, heading + turn + rng.normal(0, 0.3), length, width)]
@@ -117,7 +117,7 @@ def _hole(surface: Surface, rng: np.random.Generator) -> None:
     """One to three pits or pin holes: dark, round, sharp, lit on the far wall, burr around."""
     cx, cy = _place(rng, 10)
     for _ in range(int(rng.choice([1, 1, 1, 2, 3]))):
-        radius = np.float32(rng.uniform(1.4, 4.6))
+        radius = np.float32(rng.uniform(2.2, 4.8))
         u, v = surface.along(rng.uniform(0, np.pi), cx, cy)
         r = np.hypot(u, v / np.float32(rng.uniform(0.8, 1.0)))
         pit = step(r - radius, 0.9)

@@ -1,7 +1,15 @@
 """Erosion by graph surgery: the one mechanism behind attack, hardening, evaluation and export."""
 
-from deepfusion_toolkit.surgery.cost import prefix_share
+from deepfusion_toolkit.surgery.cost import prefix_share, share_before
 from deepfusion_toolkit.surgery.insert import ErodedModel, Seen, erode
 from deepfusion_toolkit.surgery.sites import DEFAULT_STRENGTH, find_sites
 
-__all__ = ["DEFAULT_STRENGTH", "ErodedModel", "Seen", "erode", "find_sites", "prefix_share"]
+__all__ = [
+    "DEFAULT_STRENGTH",
+    "ErodedModel",
+    "Seen",
+    "erode",
+    "find_sites",
+    "prefix_share",
+    "share_before",
+]

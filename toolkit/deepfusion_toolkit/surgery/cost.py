@@ -1,11 +1,14 @@
 """Arithmetic of an eroded graph: multiply-adds, and the share that all members have in common."""
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
 from torch.fx import Node
 
-from deepfusion_toolkit.surgery.graph import CONVOLUTIONS, WEIGHTED, shape_of
+from deepfusion_edge.erosion import Site
+from deepfusion_toolkit.surgery.graph import CONVOLUTIONS, WEIGHTED, Traced, shape_of
+from deepfusion_toolkit.surgery.sites import locate
 
 
 def multiply_adds(node: Node) -> int:
@@ -19,6 +22,17 @@ def multiply_adds(node: Node) -> int:
     sizes = [int(n) for n in weight if not isinstance(n, torch.SymInt)]
     per_output = prod(sizes[1:]) if node.target in CONVOLUTIONS else sizes[-1]
     return prod(output) * per_output
+
+
+def share_before(traced: Traced, sites: Sequence[Site]) -> float:
+    """The ``prefix_share`` that eroding these sites would give, without doing it."""
+    eroded = 0
+    for found in locate(traced, sites):
+        eroded |= 1 << traced.inside.index(found.node)
+    work = {node: multiply_adds(node) for node in traced.inside}
+    total = sum(work.values())
+    shared = sum(w for node, w in work.items() if not traced.ancestors[node] & eroded)
+    return shared / total if total else 0.0
 
 
 def prefix_share(module: torch.fx.GraphModule) -> float:

@@ -17,10 +17,10 @@ def run(args: argparse.Namespace) -> int:
 
     settings = Settings(
         title="Demo: surface inspection under attack",
-        images=Rendered(train=220, test=50),
+        images=Rendered(train=250, test=50),
         surrogates=("residual", "fire"),
         target="depthwise",
-        epochs=8,
+        epochs=10,
         harden_epochs=6,
         remarks=(
             (

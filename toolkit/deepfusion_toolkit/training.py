@@ -87,7 +87,7 @@ def _diagonal(images: Tensor) -> Tensor:
 def train(
     dataset: Dataset, family: str, out: Path, *, epochs: int = 6, seed: int = 0, batch: int = 32
 ) -> float:
-    """Train one of the small families (Adam, one-cycle rate, images mirrored and turned) and save it.
+    """Train one of the small families (one-cycle rate, images mirrored and turned) and save it.
 
     Returns:
         Accuracy on the held-out share, in [0, 1].

@@ -193,9 +193,7 @@ def test_kept_events_go_out_with_the_next_run(make_config, make_broker, manifest
     assert events(config) == []
 
 
-def test_a_real_bundle_in_onnx_runtime(
-    make_config, make_bundle, keys, tmp_path, frames, broker
-):
+def test_a_real_bundle_in_onnx_runtime(make_config, make_bundle, keys, tmp_path, frames, broker):
     install(make_bundle(tmp_path / "line.dfb"), tmp_path / "state", [keys.public], now=NOW)
     (frames / "a.png").write_bytes(png((0, 255, 0)))
     summary = run_agent(make_config(broker.port, drain_timeout_s=10), stop=threading.Event())

@@ -143,9 +143,7 @@ def test_a_signal_ends_a_watching_agent_in_order(line, broker, number, code):
         (("rollback", "--state", "nowhere"), 3, "no previous bundle"),
     ],
 )
-def test_a_mistake_is_one_line_and_a_code(
-    arguments, code, says, capsys, tmp_path, monkeypatch
-):
+def test_a_mistake_is_one_line_and_a_code(arguments, code, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(list(arguments)) == code
     (text,) = capsys.readouterr().err.splitlines()

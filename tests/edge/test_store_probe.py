@@ -95,9 +95,7 @@ def test_a_probe_that_takes_too_long_is_stopped(make_bundle, keys, tmp_path):
         ('echo \'{"ok": true, "what": "", "remedy": ""}\'; exit 1', "ended with code 1"),
     ],
 )
-def test_a_probe_that_crashes_is_refused(
-    make_bundle, keys, tmp_path, monkeypatch, script, text
-):
+def test_a_probe_that_crashes_is_refused(make_bundle, keys, tmp_path, monkeypatch, script, text):
     interpreter = tmp_path / "python"
     interpreter.write_text(f"#!/bin/sh\n{script}\n")
     interpreter.chmod(0o755)

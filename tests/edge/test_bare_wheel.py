@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -98,3 +99,28 @@ def test_the_agent_says_its_version(bare):
     done = run(bare / "deepfusion-agent", "--version")
     assert done.returncode == 0, done.stderr
     assert (ROOT / "edge_agent" / "pyproject.toml").read_text().count(done.stdout.split()[-1]) == 1
+
+
+@pytest.mark.slow
+def test_a_bundle_is_installed_and_frames_reach_the_broker(
+    bare, make_bundle, keys, broker, tmp_path
+):
+    bundle = make_bundle(tmp_path / "line.dfb")
+    state, agent = tmp_path / "state", bare / "deepfusion-agent"
+    done = run(agent, "install", bundle, "--trust", keys.public, "--state", state)
+    assert done.returncode == 0, done.stderr
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for name, colour in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (8, 8), colour).save(frames / name)
+    config = {
+        "state_dir": str(state),
+        "sources": [{"kind": "folder", "name": "camera", "path": str(frames)}],
+        "mqtt": {"host": broker.host, "port": broker.port, "client_id": "bare"},
+    }
+    (tmp_path / "agent.json").write_text(json.dumps(config))
+    done = run(agent, "run", "--config", tmp_path / "agent.json", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["frames"], summary["unreadable"], summary["kept"]) == (2, 0, 0)
+    assert summary["sent"] >= 2

@@ -14,7 +14,7 @@ from deepfusion_edge.errors import InputError, ModelError, UsageError
 from deepfusion_toolkit import craft as crafting
 from deepfusion_toolkit.attacks import Settings
 from deepfusion_toolkit.attacks.surrogates import prepare
-from deepfusion_toolkit.craft import craft, targets_of
+from deepfusion_toolkit.craft import craft, load_attacked, targets_of
 from deepfusion_toolkit.data import Dataset, Item, folder
 from tests.toolkit import attack_nets as nets
 
@@ -324,3 +324,26 @@ def test_clean_pixels_are_exact(data):
     dataset = folder.load(data)
     stacked = folder.stack(dataset, dataset.items)
     assert torch.equal(torch.round(stacked * 255) / 255, stacked)
+
+
+def test_an_untargeted_set_names_no_target(tmp_path):
+    """Otherwise it would be judged by classes that nobody attacked towards."""
+    data = nets.random_folder(tmp_path / "clean", each=1)
+    files = sorted(p.relative_to(data) for p in data.rglob("*.png"))
+    rows = [f"{file},{n},{(n + 1) % 3}" for n, file in enumerate(files)]
+    (data / "labels.csv").write_text("\n".join(["file,label,target", *rows]))
+    out = tmp_path / "out"
+    manifest = run(data, out)
+    assert [c.target for c in manifest.images] == [None] * 3
+    assert (out / "labels.csv").read_text().splitlines()[0] == "file,label"
+    assert all(i.target is None for i in load_attacked(out).items)
+
+
+def test_a_targeted_set_of_class_folders_is_judged_by_its_targets(data, tmp_path):
+    out = tmp_path / "out"
+    manifest = run(data, out, Settings(eps=16, steps=2, targeted=True))
+    wanted = {c.file: c.target for c in manifest.images}
+    assert None not in wanted.values()
+    assert {i.file: i.target for i in load_attacked(out).items} == wanted
+    (out / "manifest.json").write_text("{}")  # another tool's: no targets are known
+    assert all(i.target is None for i in load_attacked(out).items)

@@ -95,7 +95,7 @@ def craft(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """``deepfusion evaluate``."""
-    dataset = folder.load(args.data)
+    dataset = crafting.load_attacked(args.data)
     clean = folder.load(args.clean) if args.clean else None
     targets = _models(args.target, dataset)
     if args.plan and len(targets) != 1:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from shutil import copyfileobj
 from typing import Literal
@@ -68,6 +69,25 @@ class SetManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     images: list[Crafted]
 
 
+def load_attacked(path: Path) -> Dataset:
+    """Load a set to judge; the target classes of a set that ``craft`` made come from its manifest.
+
+    Raises:
+        InputError: see ``folder.load``.
+    """
+    dataset = folder.load(path)
+    manifest = path / MANIFEST
+    if dataset.layout != "folders" or not manifest.is_file():
+        return dataset
+    try:
+        made = msgspec.json.decode(manifest.read_bytes(), type=SetManifest)
+    except (msgspec.DecodeError, RecursionError):
+        return dataset  # some other tool's manifest
+    targets = {crafted.file: crafted.target for crafted in made.images}
+    items = tuple(Item(i.file, i.label, targets.get(i.file)) for i in dataset.items)
+    return replace(dataset, items=items)
+
+
 def targets_of(dataset: Dataset, classes: int, seed: int) -> tuple[Item, ...]:
     """Give every item a target class: the listed one, or one drawn from the seed and its name.
 
@@ -114,7 +134,7 @@ def craft(
     items = (
         targets_of(dataset, models[0].classes, settings.seed)
         if settings.targeted
-        else dataset.items
+        else tuple(Item(item.file, item.label) for item in dataset.items)
     )
     done = _open(dataset, out, head, items, resume)
     if done is None:

@@ -1,18 +1,6 @@
 """Every error a user can meet, with its exit code; the command line turns it into one line, once.
 
-Exit codes (the same for ``deepfusion``, ``deepfusion-export`` and ``deepfusion-agent``):
-
-====  =====================================================================
-0     done
-2     usage: an option or a configuration value breaks a rule
-3     input: a file, folder or image is missing, empty, corrupt or too large
-4     model: the network cannot be used, or does not fit data or plan
-5     trust: a bundle, key or signature is not to be trusted
-6     parity: two runtimes disagree, nothing was written
-7     unreachable: a broker or another service does not answer
-8     storage: the disk is full or a folder cannot be written
-130   interrupted by the user; finished work is kept
-====  =====================================================================
+Exit codes are the same for all three programs; ``console.EXIT_CODES`` says what each means.
 """
 
 

@@ -60,7 +60,7 @@ HOMES = {
     "onnxruntime": "runtime/ort.py",
     "paho": "report/mqtt.py",
 }
-IMPORT_NAMES = {"pillow": "PIL", "paho-mqtt": "paho"}
+IMPORT_NAMES = {"pillow": "PIL", "paho-mqtt": "paho", "scikit-image": "skimage"}
 
 
 def imports(source: str) -> set[str]:

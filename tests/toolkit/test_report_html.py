@@ -21,7 +21,15 @@ def every_section(text):
         report.Text(text, heading=text),
         report.Figures([report.Figure(text, text, text, "bad")], heading=text),
         report.Table([text, "n"], [[text, 1]], heading=text, note=text),
-        report.Bars([report.Bar(text, 0.5, 0.4, 0.6, 10)], heading=text, note=text),
+        report.Warnings([text], heading=text),
+        report.HeatMap(
+            text,
+            [text],
+            [report.HeatRow(text, [report.HeatCell(0.5, [text], text)], [text])],
+            heading=text,
+            note=text,
+        ),
+        report.Bars([report.Bar(text, 0.5, 0.4, 0.6, 10, note=text)], heading=text, note=text),
         report.Strip(
             [report.PictureRow(text, [report.Picture(GREY, text, [said])])], heading=text, note=text
         ),
@@ -97,6 +105,72 @@ def test_a_share_out_of_range_is_refused(wrong):
     bar = report.Bar(**{"label": "b", "value": 0.5, "low": 0.1, "high": 0.9, **wrong})
     with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):
         report.page("A", [report.Bars([bar])])
+
+
+def heat(*values):
+    cells = [report.HeatCell(v, ["of 4"], "white-box" if v == 1 else "") for v in values]
+    columns = [f"t{n}" for n in range(len(values))]
+    return report.HeatMap("set", columns, [report.HeatRow("s", cells, ["eps 8"])])
+
+
+def test_a_heat_map_is_as_dark_as_its_shares():
+    html = report.page("A", [heat(0.25, None, 1.0)])
+    cells = [attrs for tag, attrs in Reader(html).tags if tag == "td"]
+    assert [c["style"] for c in cells] == ["--heat: 0.250", "--heat: 0.000", "--heat: 1.000"]
+    assert [c["class"] for c in cells] == ["heat", "heat empty", "heat marked"]
+    words = [w.strip() for w in Reader(html).words if w.strip()]
+    assert [w for w in words if w in {"25.0 %", "-", "100.0 %"}] == ["25.0 %", "-", "100.0 %"]
+    assert words.count("white-box") == 1
+    heads = [attrs["scope"] for tag, attrs in Reader(html).tags if tag == "th"]
+    assert heads == ["col", "col", "col", "col", "row"]
+
+
+@pytest.mark.parametrize("wrong", [1.01, -0.1, float("nan")])
+def test_a_heat_map_refuses_what_is_no_share(wrong):
+    with pytest.raises(ValueError, match=r"s must be in \[0, 1\]"):
+        report.page("A", [heat(0.5, wrong)])
+
+
+def test_a_heat_map_refuses_ragged_rows():
+    ragged = report.HeatMap("set", ["a", "b"], heat(0.5).rows)
+    with pytest.raises(ValueError, match="1 cells under 2 columns"):
+        report.page("A", [ragged])
+
+
+def luminance(colour):
+    """Relative luminance of 8-bit sRGB, WCAG 2.2."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one, two):
+    darker, lighter = sorted(luminance([c / 255 for c in colour]) for colour in (one, two))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def test_figures_in_the_heat_map_can_be_read():
+    """Ink on every shade has the contrast 4.5, in light, in dark and on paper."""
+    html = report.page("A", [])
+    schemes = [dict(re.findall(r"--([a-z-]+): ([^;]+);", s)) for s in html.split(":root {")[1:]]
+    assert len(schemes) == 3
+    for scheme in schemes:
+        ink, card = (rgb(scheme[name]) for name in ("ink", "card"))
+        hot = [int(c) for c in scheme["hot"].split()]
+        for step in range(11):
+            shade = [h * step / 10 + c * (1 - step / 10) for h, c in zip(hot, card, strict=True)]
+            assert contrast(ink, shade) >= 4.5, (scheme["hot"], step)
+
+
+def rgb(colour):
+    """``#1b2126`` or ``#fff`` to three numbers."""
+    digits = colour.removeprefix("#")
+    whole = digits if len(digits) == 6 else "".join(2 * d for d in digits)
+    return [int(whole[at : at + 2], 16) for at in (0, 2, 4)]
+
+
+def test_contrast_known_values():
+    assert contrast((0, 0, 0), (255, 255, 255)) == pytest.approx(21)
+    assert contrast((119, 119, 119), (255, 255, 255)) == pytest.approx(4.48, abs=0.01)
 
 
 def test_right_and_wrong_are_said_in_words_too():

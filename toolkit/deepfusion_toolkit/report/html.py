@@ -12,7 +12,7 @@ import jinja2
 
 from deepfusion_edge.errors import StorageError
 from deepfusion_toolkit.report.pictures import data_uri
-from deepfusion_toolkit.report.sections import Bar, Cell, Section, Table
+from deepfusion_toolkit.report.sections import Bar, Cell, HeatMap, Section, Table
 
 _NUMBER = re.compile(r"[-+]?[0-9.,]+( ?%)?( \([0-9]+ of [0-9]+\))?|-|- \(0 of 0\)|")
 _LABEL_LENGTH = 26
@@ -32,8 +32,8 @@ def page(title: str, sections: Sequence[Section], *, subtitle: str = "", footer:
         HTML text; every text in it is escaped.
 
     Raises:
-        ValueError: a table row has another number of cells than there are columns, or a share is
-            outside [0, 1].
+        ValueError: a row of a table or heat map has another number of cells than there are
+            columns, or a share is outside [0, 1].
     """
     return (
         _environment()
@@ -86,6 +86,7 @@ def _environment() -> jinja2.Environment:
         short=_short,
         percent=lambda share: f"{100 * share:.1f} %",
         extent=_extent,
+        heat=_heat,
     )
     return environment
 
@@ -93,12 +94,29 @@ def _environment() -> jinja2.Environment:
 def _numeric(table: Table) -> list[bool]:
     """Tell for each column whether all its cells are numbers; refuse ragged tables."""
     for row in table.rows:
-        if len(row) != len(table.columns):
-            raise ValueError(f"row of {len(row)} cells under {len(table.columns)} columns: {row}")
+        _require_width(row, table.columns)
     cells = [[row[i] for row in table.rows] for i in range(len(table.columns))]
     return [
         bool(column) and all(isinstance(c, int | float) or _NUMBER.fullmatch(c) for c in column)
         for column in cells
+    ]
+
+
+def _require_width(row: Sequence[object], columns: Sequence[str]) -> None:
+    if len(row) != len(columns):
+        raise ValueError(f"row of {len(row)} cells under {len(columns)} columns: {row}")
+
+
+def _heat(section: HeatMap) -> list[list[str]]:
+    """Return for each cell how much of the colour it gets, for CSS; none without a figure."""
+    for row in section.rows:
+        _require_width(row.cells, section.columns)
+    return [
+        [
+            f"{_require_share(0.0 if cell.value is None else cell.value, row.label):.3f}"
+            for cell in row.cells
+        ]
+        for row in section.rows
     ]
 
 
@@ -116,6 +134,11 @@ def _extent(bar: Bar, pixels: float) -> dict[str, float]:
     high = bar.value if bar.high is None else bar.high
     shares = {"value": bar.value, "low": low, "high": high}
     for name, share in shares.items():
-        if not (math.isfinite(share) and 0 <= share <= 1):
-            raise ValueError(f"{name} of bar {bar.label!r} must be in [0, 1], is {share}")
+        _require_share(share, f"{name} of bar {bar.label!r}")
     return {name: round(pixels * share, 1) for name, share in shares.items()}
+
+
+def _require_share(share: float, what: str) -> float:
+    if not (math.isfinite(share) and 0 <= share <= 1):
+        raise ValueError(f"{what} must be in [0, 1], is {share}")
+    return share

@@ -24,6 +24,14 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Warnings:
+    """What makes the figures doubtful, one sentence each."""
+
+    items: Sequence[str]
+    heading: str = "Before you read on"
+
+
+@dataclass(frozen=True)
 class Figure:
     """One key figure: what it is, the value in large type, a remark below it."""
 
@@ -52,6 +60,38 @@ class Table:
 
 
 @dataclass(frozen=True)
+class HeatCell:
+    """A share in [0, 1] that colours its cell, with lines below it; no figure is a dash.
+
+    ``mark`` is a word for a cell that must not be read like the others.
+    """
+
+    value: float | None
+    lines: Sequence[str] = ()
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class HeatRow:
+    """A row of the heat map: what it is, lines below that, and a cell for each column."""
+
+    label: str
+    cells: Sequence[HeatCell]
+    lines: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A matrix of shares, the darker the larger; the figures are always there too."""
+
+    corner: str
+    columns: Sequence[str]
+    rows: Sequence[HeatRow]
+    heading: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Bar:
     """A share in [0, 1] with its confidence interval and the number of images behind it."""
 
@@ -61,6 +101,7 @@ class Bar:
     high: float | None = None
     count: int | None = None
     tone: Tone = "plain"
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,7 +175,7 @@ class Settings:
     heading: str = "Settings"
 
 
-Section = Text | Figures | Table | Bars | Strip | Messages | Settings
+Section = Text | Warnings | Figures | Table | HeatMap | Bars | Strip | Messages | Settings
 
 
 def share(hits: int, total: int) -> str:

@@ -335,7 +335,8 @@ def predictions(journey: Journey) -> dict[str, summary.Predictions]:
     classes = data.load(journey.test).classes
     for name, folder in journey.sets.items():
         order = [summary.key(i.file) for i in data.load(folder, classes=classes).items]
-        report = json.loads(journey.evaluation(name).read_text(encoding="utf-8"))[0]
+        study = json.loads(journey.evaluation(name).read_text(encoding="utf-8"))
+        report = study["sets"][0]["targets"][0]
         found[name] = dict(zip(order, report["predictions"], strict=True))
         found[summary.CLEAN] = dict(zip(order, report["clean_predictions"], strict=True))
     return found

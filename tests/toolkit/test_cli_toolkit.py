@@ -197,6 +197,41 @@ def test_a_plan_of_another_model(refused, capsys, tmp_path):
     assert "is no erosion plan" in refused(3, *evaluate(squares, tmp_path, "--plan", plan))
 
 
+def test_sets_that_cannot_be_compared_are_named(refused, data, tmp_path):
+    other = nets.random_folder(tmp_path / "other", classes=2)
+    line = refused(3, *evaluate(data, tmp_path, "--data", other))
+    assert f"{other} has the classes c0, c1, {data} has c0, c1, c2" in line
+    listed = nets.random_folder(tmp_path / "listed", classes=1)
+    (listed / "labels.csv").write_text("file,label\nc0/0.png,9\n")
+    line = refused(4, *evaluate(data, tmp_path, "--data", listed))
+    assert f"{listed}: the data set has the label 9" in line
+    assert "twice" in refused(2, *evaluate(data, tmp_path, "--data", f"{data}/."))
+
+
+def test_an_ablation_table_that_is_none(refused, data, tmp_path):
+    file = tmp_path / "a.json"
+    more = ("--ablation", file)
+    assert "a.json cannot be read" in refused(3, *evaluate(data, tmp_path, *more))
+    file.write_text('{"title": "t", "columns": ["a", "b"], "rows": [[1]]}')
+    assert "row 1 has 1 cells under 2" in refused(3, *evaluate(data, tmp_path, *more))
+    for text in ("", "[]", '{"title": "t", "columns": [], "rows": []}', '{"title": NaN}'):
+        file.write_text(text)
+        assert "a.json is no ablation table" in refused(3, *evaluate(data, tmp_path, *more))
+    argv = ("evaluate", "--data", data, "--target", THREE, *more)
+    assert "--ablation without --html" in refused(2, *argv)
+
+
+def test_doubtful_labels_are_warned_of(data, tmp_path, capsys):
+    wrong = (load(THREE)(folder.stack(s := folder.load(data), s.items)).argmax(1) + 1) % 3
+    lines = [f"{item.file},{label}" for item, label in zip(s.items, wrong.tolist(), strict=True)]
+    (data / "labels.csv").write_text("\n".join(["file,label", *lines]))
+    assert main([str(a) for a in evaluate(data, tmp_path, "--clean", data)]) == 0
+    said = "three has only 0 of 6 clean images of data right"
+    assert f"warning: {said}" in capsys.readouterr().err
+    assert said in (tmp_path / "r.html").read_text()
+    assert said in json.loads((tmp_path / "r.json").read_text())["warnings"][0]
+
+
 def test_craft_and_evaluate_agree(data, tmp_path, capsys):
     save(nets.three(), nets.SIZE, tmp_path / "net.pt2")
     out, spec = tmp_path / "out", str(tmp_path / "net.pt2")
@@ -210,8 +245,11 @@ def test_craft_and_evaluate_agree(data, tmp_path, capsys):
     assert "6 images, none further than 8/255, 1 passes each" in capsys.readouterr().out
 
     assert main([str(a) for a in evaluate(out, tmp_path, "--clean", data, spec=spec)]) == 0
-    assert "attack success" in capsys.readouterr().out
-    (result,) = json.loads((tmp_path / "r.json").read_text())
+    assert "attack success of images right when clean" in capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "r.json").read_text())["sets"]
+    (result,) = row["targets"]
+    assert result["white_box"]
+    assert row["black_box_mean"] is None
     model, pixels = load(spec), folder.load(out)
     predicted = model(folder.stack(pixels, pixels.items)).argmax(1).tolist()
     assert result["predictions"] == predicted

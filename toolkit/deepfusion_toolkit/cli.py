@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     _render(data.add_parser("render", help="render a surface-inspection data set, seeded"))
     _train(commands.add_parser("train", help="train a small classifier"))
     _craft(commands.add_parser("craft", help="attack images on surrogates and save them"))
-    _evaluate(commands.add_parser("evaluate", help="judge an attacked set on targets"))
+    _evaluate(commands.add_parser("evaluate", help="judge attacked sets on targets"))
     _harden(commands.add_parser("harden", help="choose erosion and train a defended classifier"))
     return parser
 
@@ -83,14 +83,29 @@ def _craft(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help="the attacked set")
-    parser.add_argument("--clean", type=Path, help="the originals: success counts what was right")
+    parser.add_argument(
+        "--data",
+        action="append",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="an attacked set; repeat it to compare several",
+    )
+    parser.add_argument(
+        "--clean", type=Path, metavar="DIR", help="the originals: success counts what was right"
+    )
     parser.add_argument("--target", action="append", required=True, metavar="SPEC", help=SPEC)
     parser.add_argument(
         "--plan", type=Path, help="erosion plan of the (one) target: judge it fused as well"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures")
+    parser.add_argument(
+        "--ablation",
+        type=Path,
+        metavar="FILE",
+        help="JSON table for the page: title, columns, rows, notes",
+    )
     _seed(parser)
     parser.set_defaults(run="evaluate")
 

@@ -7,20 +7,23 @@ from dataclasses import fields
 
 import msgspec
 
+from deepfusion_edge import console
 from deepfusion_edge.erosion import MAX_SEED
 from deepfusion_edge.errors import UsageError
 from deepfusion_toolkit import attacks, data, models, training
 from deepfusion_toolkit import craft as crafting
-from deepfusion_toolkit import evaluate as judging
 from deepfusion_toolkit import harden as hardening
 from deepfusion_toolkit import plan as plans
+from deepfusion_toolkit import sets as attacked
+from deepfusion_toolkit import study as judging
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.files import write_bytes
 from deepfusion_toolkit.models import Classifier
-from deepfusion_toolkit.report import share, table, write_html
+from deepfusion_toolkit.report import ablation as tables
+from deepfusion_toolkit.report import table, write_html
 from deepfusion_toolkit.report.evaluation import page_of
+from deepfusion_toolkit.report.evaluation_table import print_study
 from deepfusion_toolkit.report.terminal import progress
-from deepfusion_toolkit.statistics import Share
 
 
 def render(args: argparse.Namespace) -> int:
@@ -95,32 +98,23 @@ def craft(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """``deepfusion evaluate``."""
-    dataset = crafting.load_attacked(args.data)
+    if args.ablation and not args.html:
+        raise UsageError("--ablation without --html", "say where to write the page")
+    ablation = tables.read(args.ablation) if args.ablation else None
+    sets = attacked.load(args.data)
     clean = folder.load(args.clean) if args.clean else None
-    targets = _models(args.target, dataset)
+    targets = _models(args.target, sets[0].dataset)
     if args.plan and len(targets) != 1:
         raise UsageError(f"--plan with {len(targets)} targets", "give the one target of the plan")
     plan = plans.read(args.plan, targets[0]) if args.plan else None
-    results = judging.evaluate(dataset, clean, targets, plan=plan, seed=_seed(args))
+    result = judging.study(sets, clean, targets, plan=plan, seed=_seed(args))
     if args.json:
-        write_bytes(args.json, msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+        write_bytes(args.json, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     if args.html:
-        write_html(args.html, page_of(dataset, clean, results))
-    table(
-        f"{args.data}: {len(dataset)} images",
-        ["target", "clean accuracy", "accuracy attacked", "attack success", "95 %", "flagged"],
-        [
-            [
-                r.name,
-                _share(r.clean_accuracy),
-                _share(r.accuracy),
-                _share(r.success),
-                f"{r.success.low:.2f} to {r.success.high:.2f}" if r.success else "-",
-                _share(r.flagged),
-            ]
-            for r in results
-        ],
-    )
+        write_html(args.html, page_of(result, sets, clean, ablation))
+    print_study(result)
+    for doubt in result.warnings:
+        sys.stderr.write(f"warning: {console.one_line(doubt)}\n")
     return 0
 
 
@@ -167,10 +161,6 @@ def _at_least_one(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise UsageError(f"{name} must be at least 1, is {value}", f"change --{name}")
-
-
-def _share(value: Share | None) -> str:
-    return "-" if value is None else share(value.hits, value.total)
 
 
 def _print(value: object) -> None:

@@ -1,14 +1,16 @@
 """Judging an adversarial set as saved: success over what the target gets right when clean."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import torch
 
 from deepfusion_edge.errors import InputError
 from deepfusion_toolkit.data import folder
-from deepfusion_toolkit.data.folder import Dataset, highest_label
+from deepfusion_toolkit.data.folder import Dataset, Item, highest_label
 from deepfusion_toolkit.defence import verdicts
 from deepfusion_toolkit.models import Classifier, require_same_classes
 from deepfusion_toolkit.plan import Plan
@@ -33,6 +35,7 @@ class TargetResult(msgspec.Struct, frozen=True):
         flagged_clean: the same on the originals.
         predictions: class numbers, in the order of the set.
         clean_predictions: class numbers of the originals.
+        white_box: whether the set was crafted on this very target.
     """
 
     name: str
@@ -45,6 +48,72 @@ class TargetResult(msgspec.Struct, frozen=True):
     flagged_clean: Share | None
     predictions: list[int]
     clean_predictions: list[int] | None
+    white_box: bool = False
+
+
+class Said(NamedTuple):
+    """What a target says of one image: its class, and if it is defended, whether it is flagged."""
+
+    label: int
+    flagged: bool | None = None
+
+
+class Judge:
+    """A target, plain or fused, that looks at each clean image once, however often it is asked.
+
+    Attributes:
+        name: for the result.
+        model: the classifier behind it.
+        fused: whether it is the defended form.
+    """
+
+    def __init__(
+        self, name: str, model: Classifier, look: Callable[[Dataset], list[Said]], *, fused: bool
+    ) -> None:
+        self.name, self.model, self.fused = name, model, fused
+        self._look = look
+        self._known: dict[tuple[Path, str], Said] = {}
+
+    def clean(self, matched: Dataset) -> list[Said]:
+        """Judge originals, in order; known ones are not looked at again."""
+        root = matched.root
+        new = tuple(i for i in matched.items if (root, i.file) not in self._known)
+        if new:
+            said = self._look(replace(matched, items=new))
+            self._known |= {(root, i.file): s for i, s in zip(new, said, strict=True)}
+        return [self._known[root, i.file] for i in matched.items]
+
+    def result(self, dataset: Dataset, matched: Dataset | None) -> TargetResult:
+        """Judge a set; ``matched`` holds its originals in the same order."""
+        before = self.clean(matched) if matched is not None else None
+        return _result(self.name, dataset, self._look(dataset), before)
+
+
+def judges(targets: Sequence[Classifier], plan: Plan | None = None, seed: int = 0) -> list[Judge]:
+    """One judge for each target; with a plan, one more for the (first) target, fused."""
+    found = [Judge(m.name, m, _plain(m), fused=False) for m in targets]
+    if plan is not None:
+        name = f"{targets[0].name}, fused over {plan.members}"
+        found.append(Judge(name, targets[0], _fused(targets[0], plan, seed), fused=True))
+    return found
+
+
+def evaluate(
+    dataset: Dataset,
+    clean: Dataset | None,
+    targets: Sequence[Classifier],
+    *,
+    plan: Plan | None = None,
+    seed: int = 0,
+) -> list[TargetResult]:
+    """Judge one set on each target; with a plan, the (one) target as a fused ensemble too.
+
+    Raises:
+        InputError, ModelError: data and targets do not fit.
+    """
+    require_same_classes(targets, dataset.classes, highest_label(dataset))
+    matched = originals(dataset, clean) if clean is not None else None
+    return [judge.result(dataset, matched) for judge in judges(targets, plan, seed)]
 
 
 def originals(dataset: Dataset, clean: Dataset) -> Dataset:
@@ -78,66 +147,53 @@ def predict(model: Classifier, dataset: Dataset) -> list[int]:
     return found
 
 
-def evaluate(
-    dataset: Dataset,
-    clean: Dataset | None,
-    targets: Sequence[Classifier],
-    *,
-    plan: Plan | None = None,
-    seed: int = 0,
-) -> list[TargetResult]:
-    """Judge a set on each target; with a plan, the (one) target is judged as a fused ensemble too.
+def worked(item: Item, label: int) -> bool:
+    """Whether an attack worked: its target class is reached, or any class but the true one."""
+    return label == item.target if item.target is not None else label != item.label
 
-    Raises:
-        InputError, ModelError: data and targets do not fit.
-    """
-    require_same_classes(targets, dataset.classes, highest_label(dataset))
-    matched = originals(dataset, clean) if clean is not None else None
-    results = []
-    for model in targets:
-        before = predict(model, matched) if matched else None
-        results.append(_result(model.name, dataset, predict(model, dataset), before))
-    if plan is not None:
-        eroded = erode(targets[0], plan.sites)
-        judged = [
-            verdicts(eroded, d, members=plan.members, thresholds=plan.thresholds, seed=seed)
-            for d in ([dataset, matched] if matched else [dataset])
-        ]
-        flags = [[v.state != "accept" for v in vs] for vs in judged]
-        labels = [[v.label for v in vs] for vs in judged]
-        before = labels[1] if matched else None
-        name = f"{targets[0].name}, fused over {plan.members}"
-        results.append(_result(name, dataset, labels[0], before, flags))
-    return results
+
+def _plain(model: Classifier) -> Callable[[Dataset], list[Said]]:
+    return lambda dataset: [Said(label) for label in predict(model, dataset)]
+
+
+def _fused(model: Classifier, plan: Plan, seed: int) -> Callable[[Dataset], list[Said]]:
+    eroded = erode(model, plan.sites)
+
+    def look(dataset: Dataset) -> list[Said]:
+        found = verdicts(
+            eroded, dataset, members=plan.members, thresholds=plan.thresholds, seed=seed
+        )
+        return [Said(v.label, v.state != "accept") for v in found]
+
+    return look
 
 
 def _result(
-    name: str,
-    dataset: Dataset,
-    after: list[int],
-    before: list[int] | None,
-    flags: list[list[bool]] | None = None,
+    name: str, dataset: Dataset, after: list[Said], before: list[Said] | None
 ) -> TargetResult:
     total = len(dataset)
-    worked = [
-        p == i.target if i.target is not None else p != i.label
-        for p, i in zip(after, dataset.items, strict=True)
-    ]
+    won = [worked(i, s.label) for i, s in zip(dataset.items, after, strict=True)]
     clean = success = None
     if before is not None:
-        right = [p == i.label for p, i in zip(before, dataset.items, strict=True)]
+        right = [s.label == i.label for s, i in zip(before, dataset.items, strict=True)]
         clean = share(sum(right), total)
-        success = share(sum(w for w, r in zip(worked, right, strict=True) if r), sum(right))
-    hits = sum(p == i.label for p, i in zip(after, dataset.items, strict=True))
+        success = share(sum(w for w, r in zip(won, right, strict=True) if r), sum(right))
+    hits = sum(s.label == i.label for s, i in zip(after, dataset.items, strict=True))
     return TargetResult(
         name=name,
         images=total,
         accuracy=share(hits, total),
         clean_accuracy=clean,
         success=success,
-        success_all=share(sum(worked), total),
-        flagged=share(sum(flags[0]), total) if flags else None,
-        flagged_clean=share(sum(flags[1]), total) if flags and len(flags) > 1 else None,
-        predictions=after,
-        clean_predictions=before,
+        success_all=share(sum(won), total),
+        flagged=_flagged(after),
+        flagged_clean=_flagged(before) if before is not None else None,
+        predictions=[s.label for s in after],
+        clean_predictions=[s.label for s in before] if before is not None else None,
     )
+
+
+def _flagged(said: Sequence[Said]) -> Share | None:
+    if said[0].flagged is None:
+        return None
+    return share(sum(bool(s.flagged) for s in said), len(said))

@@ -6,9 +6,11 @@ from PIL import Image
 
 from benchmarks import cli
 from benchmarks.demo import images, steps
-from benchmarks.demo.journey import Journey, Own, Photographs, Rendered, Settings
+from benchmarks.demo.journey import Journey, Own, Photographs, Rendered, Settings, predictions
 from deepfusion_edge.errors import InputError, UsageError
 from deepfusion_toolkit import data
+from deepfusion_toolkit.cli import main as deepfusion
+from tests.toolkit import attack_nets as nets
 
 
 @pytest.fixture
@@ -162,6 +164,28 @@ def test_the_exit_code_of_a_command_of_the_way_is_passed_on(tmp_path, capsys):
     words += ["--surrogate", "no-model", "--target", "no-model", "--no-harden"]
     assert cli.main([str(word) for word in words]) == 2
     assert "model 'no-model'" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_predictions_are_those_of_the_evaluation(tmp_path):
+    spec = "tests.toolkit.attack_nets:three"
+    settings = Settings(
+        title="", images=Own(tmp_path), surrogates=("a.pt2",), target=spec, held_out=("c.pt2",)
+    )
+    journey = Journey(settings, tmp_path)
+    nets.random_folder(journey.test, each=2)
+    for seed, (name, folder) in enumerate(journey.sets.items(), 1):
+        nets.random_folder(folder, each=2, seed=seed)
+        words = ["evaluate", "--data", folder, "--clean", journey.test, "--target", spec]
+        assert deepfusion([str(w) for w in (*words, "--json", journey.evaluation(name))]) == 0
+    found = predictions(journey)
+    net = nets.classifier(nets.three)
+    for name, folder in {"clean": journey.test, **journey.sets}.items():
+        images = data.load(folder)
+        labels = net(data.stack(images, images.items)).argmax(1).tolist()
+        assert found[name] == {
+            item.file.removesuffix(".png"): label
+            for item, label in zip(images.items, labels, strict=True)
+        }
 
 
 def _set(folder):

@@ -52,6 +52,7 @@ def made(tmp_path):
             nets.picture(tmp_path / name / item.file, np.clip(pixels + change, 0, 255))
     head = (
         '{"head": {"attack": "example", "eps": 4, "passes_per_image": 17, "taps": [],'
+        ' "given": {"step_size": 2},'
         f' "surrogates": ["learner"], "fingerprints": ["{fingerprint(seen.core)}"]}}}}'
     )
     (tmp_path / "mine" / "manifest.json").write_text(head)
@@ -80,6 +81,7 @@ def test_the_page_shows_every_part(made, tmp_path):
     assert "surrogates unknown" in page.words
     assert "eps 4/255, 17 passes per image" in page.words
     assert "eps: -, passes per image: -" in page.words
+    assert page.words[page.words.index("given step size") + 1] == "2"
     assert {"first", "second", fingerprint(targets[0].core)} <= set(page.words)
     assert f"SSIM {found.sets[0].ssim:.3f}, 6 images" in page.words
     for row in found.sets:

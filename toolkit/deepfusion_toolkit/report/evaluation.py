@@ -175,7 +175,11 @@ def _settings(row: SetResult) -> dict[str, object]:
     facts: dict[str, object] = {"folder": row.path, "images": row.images}
     if row.head is None:
         return {**facts, "manifest": "none that deepfusion craft wrote"}
-    return {**facts, **{name.replace("_", " "): _flat(v) for name, v in row.head.items()}}
+    for name, value in row.head.items():
+        parts = value if isinstance(value, dict) else {"": value}
+        for part, one in parts.items():
+            facts[f"{name} {part}".replace("_", " ").strip()] = _flat(one)
+    return facts
 
 
 def _flat(value: object) -> object:

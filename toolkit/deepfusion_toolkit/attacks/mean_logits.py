@@ -49,6 +49,7 @@ class MeanLogits(nn.Module):
         self.widths = [surrogate.width for surrogate in surrogates]
         self.spent = Spent() if spent is None else spent
         self._classes = 0
+        self.train()
 
     def classes(self, image: Tensor) -> int:
         """Return C, from one query with the given [1, 3, H, W] the first time."""

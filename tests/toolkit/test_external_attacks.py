@@ -190,10 +190,26 @@ def test_the_programs_random_numbers_are_left_alone(attack):
     clean = greys(1)
     labels = judged(skipping(), clean)
     random.seed(5)
-    before, watcher = state(), sys.gettrace()
+    before = state()
     attack(skipping(), clean, labels, ["a"], Settings(), **SMALL[attack])
     assert state() == before
-    assert sys.gettrace() is watcher
+
+
+def test_a_debugger_keeps_watching():
+    """The library's own check switches tracing off."""
+
+    def tracer(_frame, _event, _value):
+        return None
+
+    clean, surrogates = greys(1), skipping()
+    labels, before = judged(surrogates, clean), sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        auto_attack(surrogates, clean, labels, ["a"], Settings(), **SMALL[auto_attack])
+        after = sys.gettrace()
+    finally:
+        sys.settrace(before)
+    assert after is tracer
 
 
 def test_random_numbers_come_back_after_an_error():

@@ -118,7 +118,7 @@ def carlini_wagner_linf(
     """Look for the smallest change in the L-infinity norm, then cut it to epsilon.
 
     Arguments, result and errors are those of ``carlini_wagner_l2``, but untargeted only and about
-    twenty times as expensive.
+    ten times as expensive (some 2000 passes an image).
 
     Raises:
         UsageError: ``settings`` asks for targets. ART's success test for this norm is "another

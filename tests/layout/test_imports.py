@@ -60,7 +60,12 @@ HOMES = {
     "onnxruntime": "runtime/ort.py",
     "paho": "report/mqtt.py",
 }
-IMPORT_NAMES = {"pillow": "PIL", "paho-mqtt": "paho", "scikit-image": "skimage"}
+IMPORT_NAMES = {
+    "adversarial-robustness-toolbox": "art",
+    "paho-mqtt": "paho",
+    "pillow": "PIL",
+    "scikit-image": "skimage",
+}
 
 
 def imports(source: str) -> set[str]:
@@ -137,7 +142,8 @@ def test_only_the_agent_starts_threads():
 def test_imported_packages_are_declared(package):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    lines = project["dependencies"] + extras["zoo"] + extras["timm"] + extras["demo"]
+    chosen = [extras[name] for name in ("zoo", "timm", "demo", "baselines")]
+    lines = sum(chosen, project["dependencies"])
     names = [line.split(">")[0].split("=")[0].strip() for line in lines]
     declared = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in names}
     used = set().union(*(imports(path.read_text()) for path in CODE[package].rglob("*.py")))
@@ -164,7 +170,8 @@ def test_every_module_of_the_device_has_a_layer():
 def test_help_loads_nothing_heavy(package):
     script = (
         f"import sys, {package}.cli as cli; cli.build_parser().format_help(); "
-        "print(*{'torch', 'onnx', 'onnxruntime', 'paho', 'timm'} & set(sys.modules))"
+        "print(*{'art', 'onnx', 'onnxruntime', 'paho', 'pyautoattack', 'timm', 'torch'}"
+        " & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -224,6 +231,17 @@ EDGE_AT = "edge_agent/deepfusion_edge"
         ("edge-layers", f"{EDGE_AT}/runtime/base.py", "import deepfusion_edge.agent"),
         ("one-home-each", f"{EDGE_AT}/runtime/base.py", "import onnxruntime"),
         ("one-home-each", f"{EDGE_AT}/agent.py", "import paho.mqtt.client"),
+        (
+            "baselines-one-home-each",
+            "toolkit/deepfusion_toolkit/attacks/carlini_wagner.py",
+            "from art.attacks import evasion",
+        ),
+        (
+            "baselines-one-home-each",
+            "toolkit/deepfusion_toolkit/attacks/auto_attack.py",
+            "import pyautoattack",
+        ),
+        ("baselines-one-home-each", "benchmarks/__init__.py", "import foolbox"),
     ],
 )
 def test_each_contract_bites(tmp_path, contract, file, line):

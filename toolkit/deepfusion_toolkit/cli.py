@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepfusion_edge import console
-from deepfusion_toolkit import __version__
+from deepfusion_toolkit import __version__, options
+from deepfusion_toolkit.names import ATTACKS, DEEP_FUSION
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,16 +68,27 @@ def _craft(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help=DATA)
     parser.add_argument("--surrogate", action="append", required=True, metavar="SPEC", help=SPEC)
     parser.add_argument("--eps", type=float, default=16.0, help="budget in 1/255 (%(default)s)")
-    parser.add_argument("--steps", type=int, help="default 10, targeted 300")
     parser.add_argument("--targeted", action="store_true", help="towards the target class")
-    parser.add_argument("--decay", type=float, default=1.0, help="of gradient memory (%(default)s)")
     parser.add_argument(
-        "--feature-weight", type=float, default=0.5, help="of feature-space fusion (%(default)s)"
+        "--attack",
+        default=DEEP_FUSION,
+        choices=ATTACKS,
+        metavar="NAME",
+        help=f"{', '.join(ATTACKS)} (%(default)s)",
+    )
+    parser.add_argument(
+        "--passes",
+        type=int,
+        metavar="N",
+        help="forward and backward passes per image, all surrogates counted "
+        "(10 for each surrogate; targeted 300)",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the attacked set")
     parser.add_argument("--limit", type=int, help="at most so many images, balanced over classes")
     parser.add_argument("--batch", type=int, default=16, help="images at once (%(default)s)")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted set")
+    parser.add_argument("--device", default="cpu", help="of torch: cpu, cuda (%(default)s)")
+    options.add_parts(parser)
     _seed(parser)
     _json(parser)
     parser.set_defaults(run="craft")

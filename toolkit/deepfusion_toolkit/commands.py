@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 import msgspec
+import torch
 
 from deepfusion_edge import console
 from deepfusion_edge.erosion import MAX_SEED
 from deepfusion_edge.errors import UsageError
-from deepfusion_toolkit import attacks, data, models, training
+from deepfusion_toolkit import attacks, data, models, parts, training
 from deepfusion_toolkit import craft as crafting
 from deepfusion_toolkit import harden as hardening
 from deepfusion_toolkit import plan as plans
@@ -58,14 +59,7 @@ def train(args: argparse.Namespace) -> int:
 def craft(args: argparse.Namespace) -> int:
     """``deepfusion craft``."""
     _at_least_one(batch=args.batch)
-    settings = attacks.Settings(
-        eps=args.eps,
-        steps=args.steps if args.steps is not None else (300 if args.targeted else 10),
-        decay=args.decay,
-        feature_weight=args.feature_weight,
-        targeted=args.targeted,
-        seed=_seed(args),
-    )
+    settings = _attack(args)
     dataset = folder.load(args.data)
     if args.limit is not None:
         _at_least_one(limit=args.limit)
@@ -77,7 +71,14 @@ def craft(args: argparse.Namespace) -> int:
             )
     surrogates = _models(args.surrogate, dataset)
     made = crafting.craft(
-        dataset, surrogates, args.out, settings, batch=args.batch, resume=args.resume
+        dataset,
+        surrogates,
+        args.out,
+        settings,
+        name=args.attack,
+        batch=args.batch,
+        resume=args.resume,
+        device=_device(args),
     )
     if args.json:
         _print(
@@ -94,6 +95,34 @@ def craft(args: argparse.Namespace) -> int:
             f"{max(c.linf for c in made.images)}/255, {made.head.passes_per_image} passes each\n"
         )
     return 0
+
+
+def _attack(args: argparse.Namespace) -> attacks.Settings:
+    """What --attack, --passes and the single parts ask for."""
+    count = len(args.surrogate)
+    steps = args.steps or (300 if args.targeted else 10)
+    passes = args.passes if args.passes is not None else steps * count
+    settings = attacks.settings_for(
+        args.attack,
+        passes=passes,
+        surrogates=count,
+        eps=args.eps,
+        targeted=args.targeted,
+        seed=_seed(args),
+    )
+    settings = parts.chosen(args, settings)
+    if args.passes is not None and (spent := attacks.cost(settings, count)) > args.passes:
+        raise UsageError(
+            f"these parts cost {spent} passes an image, the budget is {args.passes}",
+            "lower --steps or --samples, or raise --passes",
+        )
+    return settings
+
+
+def _device(args: argparse.Namespace) -> str:
+    if args.device != "cpu" and not torch.cuda.is_available():
+        raise UsageError(f"device {args.device} is not there", "use --device cpu")
+    return str(args.device)
 
 
 def evaluate(args: argparse.Namespace) -> int:

@@ -17,12 +17,12 @@ from deepfusion_edge.erosion import Kind, Site, sample, stream_of
 from deepfusion_edge.errors import ModelError, UsageError
 from deepfusion_toolkit import __version__, attacks
 from deepfusion_toolkit import plan as plans
-from deepfusion_toolkit.attacks.surrogates import prepare
 from deepfusion_toolkit.calibrate import calibrate
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset, highest_label
 from deepfusion_toolkit.defence import scaled, verdicts
 from deepfusion_toolkit.models import Classifier, require_same_classes, save
+from deepfusion_toolkit.names import DEEP_FUSION
 from deepfusion_toolkit.report.terminal import progress
 from deepfusion_toolkit.surgery import ErodedModel, erode, find_sites, prefix_share, share_before
 from deepfusion_toolkit.surgery.graph import adapt_batch_norm, trace
@@ -174,8 +174,14 @@ def transfer_examples(
 ) -> dict[str, Tensor]:
     """Craft deep-fusion examples of training images, uint8 [3, H, W] by file name."""
     chosen = folder.subset(dataset, limit=settings.crafted, seed=settings.seed)
-    attack = attacks.Settings(eps=settings.eps, steps=settings.steps, seed=settings.seed)
-    prepared = prepare(surrogates)
+    attack = attacks.settings_for(
+        DEEP_FUSION,
+        passes=settings.steps * len(surrogates),
+        surrogates=len(surrogates),
+        eps=settings.eps,
+        seed=settings.seed,
+    )
+    prepared = attacks.prepare(surrogates, attack)
     made: dict[str, Tensor] = {}
     with progress("crafting transfer examples", len(chosen)) as advance:
         for group in folder.groups_by_size(chosen, chosen.items).values():
@@ -183,7 +189,8 @@ def transfer_examples(
                 items = group[at : at + 32]
                 clean = folder.stack(chosen, items)
                 labels = torch.tensor([i.label for i in items])
-                x = attacks.deep_fusion(prepared, clean, labels, [i.file for i in items], attack)
+                names = [i.file for i in items]
+                x = attacks.attack(prepared, clean, labels, names, attack).images
                 for item, saved in zip(
                     items, attacks.quantise(x, clean, settings.eps), strict=True
                 ):

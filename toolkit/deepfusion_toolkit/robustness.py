@@ -11,10 +11,10 @@ from torch import Tensor
 from deepfusion_edge.erosion import stream_of
 from deepfusion_edge.errors import InputError
 from deepfusion_toolkit.attacks.battery import run
-from deepfusion_toolkit.attacks.deep_fusion import Settings
 from deepfusion_toolkit.attacks.one_by_one import seeded
 from deepfusion_toolkit.attacks.parts import STANDARD, Effort, Part, Version, plan_for
 from deepfusion_toolkit.attacks.projections import into_ball
+from deepfusion_toolkit.attacks.settings import Settings
 from deepfusion_toolkit.files import write_bytes
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.plan import fingerprint

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from deepfusion_edge.errors import DeepFusionError, InputError, UsageError
-from deepfusion_toolkit.craft import MANIFEST, load_attacked
 from deepfusion_toolkit.data.folder import Dataset, highest_label
+from deepfusion_toolkit.journal import MANIFEST, load_attacked
 from deepfusion_toolkit.models import Classifier, require_same_classes
 
 

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from deepfusion_edge.errors import UsageError
 from deepfusion_toolkit.attacks.battery import library, run
-from deepfusion_toolkit.attacks.deep_fusion import Settings
 from deepfusion_toolkit.attacks.mean_logits import MeanLogits, Spent
 from deepfusion_toolkit.attacks.one_by_one import one_by_one
 from deepfusion_toolkit.attacks.parts import STANDARD, Effort, plan_for
+from deepfusion_toolkit.attacks.settings import Settings
 from deepfusion_toolkit.surgery import ErodedModel
 
 

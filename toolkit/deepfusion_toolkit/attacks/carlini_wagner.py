@@ -15,9 +15,9 @@ from torch import Tensor
 
 from deepfusion_edge.errors import UsageError
 from deepfusion_toolkit.attacks.art_library import attack_with, evasion
-from deepfusion_toolkit.attacks.deep_fusion import Settings
 from deepfusion_toolkit.attacks.mean_logits import MeanLogits, Spent
 from deepfusion_toolkit.attacks.one_by_one import one_by_one
+from deepfusion_toolkit.attacks.settings import Settings
 from deepfusion_toolkit.surgery import ErodedModel
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from deepfusion_edge.erosion import stream_of
 from deepfusion_edge.errors import ModelError
-from deepfusion_toolkit.attacks.deep_fusion import Settings
 from deepfusion_toolkit.attacks.projections import into_ball
+from deepfusion_toolkit.attacks.settings import Settings
 
 Attack = Callable[[Tensor, Tensor, int], Tensor]
 """(image [1, 3, H, W] in [0, 1], label [1], seed in [0, 2**32)) -> [1, 3, H, W], any distance."""

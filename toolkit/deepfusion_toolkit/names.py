@@ -1,0 +1,16 @@
+"""What users type: names of attacks and of their parts, kept light for the command line."""
+
+DEEP_FUSION = "deep-fusion"
+BASELINES = (
+    "fgsm", "pgd", "mi", "ni", "di", "ti", "si", "admix", "bsr", "vmi", "pgn", "svre", "smer",
+    "fia", "logit",
+)  # fmt: skip
+ATTACKS = (DEEP_FUSION, *BASELINES)
+GEOMETRIC = ("di", "turn", "bsr")
+TRANSFORMS = (*GEOMETRIC, "si", "admix")
+KINDS = ("skip", "activation", "norm")
+PARTS = (
+    "steps", "step_size", "decay", "nesterov", "loss", "group", "erosion", "kinds", "residual",
+    "feature_weight", "adaptive", "tap", "transforms", "kernel", "samples", "radius", "mixup",
+)  # fmt: skip
+"""Fields of an attack's ``Settings`` that a user may set one by one."""

@@ -1,0 +1,46 @@
+"""The parts of an attack as options of the command line; none given leaves what a budget chose."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from deepfusion_toolkit.names import KINDS, TRANSFORMS
+
+
+def add_parts(parser: argparse.ArgumentParser) -> None:
+    """Add an option for every part; none given leaves what the budget chose."""
+    group = parser.add_argument_group("parts of the attack (default: what --passes chooses)")
+    number, whole = {"type": float, "metavar": "X"}, {"type": int, "metavar": "N"}
+    yes_no = {"action": argparse.BooleanOptionalAction}
+    for name, kind, text in (
+        ("steps", whole, "updates of the image"),
+        ("step-size", number, "of one update, in 1/255"),
+        ("decay", number, "of the gradient memory, 0 to 1"),
+        ("nesterov", yes_no, "look ahead along the memory"),
+        ("loss", {"choices": ("ce", "logit")}, "cross-entropy, or the class's own logit"),
+        ("group", whole, "surrogates a step sees; 0: all"),
+        ("erosion", number, "strength relative to the published one; 0: none"),
+        ("residual", number, "share of gradient through residual branches; 1: plain"),
+        ("feature-weight", number, "of the feature-space term; 0: none"),
+        ("adaptive", yes_no, "feature-space term by its agreement with the present gradient"),
+        ("kernel", whole, "side of the Gaussian that smooths gradients (TI); 0: none"),
+        ("samples", whole, "draws averaged for one step"),
+        ("radius", number, "of neighbours, in epsilons; 0: none"),
+        ("mixup", number, "largest share of a clean feature in a map; 0: none"),
+    ):
+        group.add_argument(f"--{name}", help=text, default=None, **kind)
+    lists: tuple[tuple[str, Any, str], ...] = (
+        ("kinds", KINDS, "of erosion, comma-separated"),
+        ("transforms", TRANSFORMS, "of the input, comma-separated; '' for none"),
+        ("tap", (), "LAYER or MODEL:LAYER of the feature-space term, comma-separated"),
+    )
+    for name, known, text in lists:
+        shown = f"{text}: {', '.join(known)}" if known else text
+        group.add_argument(f"--{name}", type=_words, help=shown, default=None, metavar="LIST")
+    group.add_argument(
+        "--config", type=Path, metavar="FILE", help="JSON object with these names; options win"
+    )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.split(",") if word)

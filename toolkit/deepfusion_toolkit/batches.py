@@ -1,7 +1,7 @@
 """One batch of a set: read, attack, round, save; the same bytes alone and in company."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfileobj
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from deepfusion_edge.errors import StorageError
-from deepfusion_toolkit.attacks import Settings, attack, quantise
+from deepfusion_toolkit.attacks import Attacked, Settings, attack, quantise
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset, Item
 from deepfusion_toolkit.files import replacing, sha256_of
@@ -39,19 +39,21 @@ class Workshop:
     bank: Sequence[Item] = ()
     device: str = "cpu"
 
-    def craft(self, chunk: Sequence[Item], notify: Notify) -> list[Crafted]:
-        """Attack and save at most ``batch`` images of one size; halve the batch if memory ends.
+    def craft(self, items: Sequence[Item], notify: Notify) -> Iterator[Crafted]:
+        """Attack and save images of one size; halve the batch, for all that follow, if memory ends.
+
+        Yields:
+            Each image as soon as its file is whole.
 
         Raises:
             ModelError: a surrogate's numbers are not finite.
             StorageError: an image does not fit into memory alone, or cannot be written.
         """
-        made: list[Crafted] = []
-        size = self.batch
-        while len(made) < len(chunk):
-            part = chunk[len(made) : len(made) + size]
+        at, size = 0, self.batch
+        while at < len(items):
+            part = items[at : at + size]
             try:
-                made += self._attack(part, size)
+                clean, attacked = self._attack(part, size)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
@@ -59,18 +61,22 @@ class Workshop:
                     raise StorageError(
                         f"{part[0].file} does not fit into memory alone", "use smaller surrogates"
                     ) from error
-                size = size // 2
+                before, size = size, size // 2
                 torch.cuda.empty_cache()
-                notify(f"memory ended at {2 * size} images at once, going on with {size}")
-        return made
+                notify(f"memory ended at {before} images at once, going on with {size}")
+                continue
+            for index, item in enumerate(part):
+                one = slice(index, index + 1)
+                yield self._saved(item, clean[one], attacked.images[one], attacked.passes, size)
+            at += len(part)
 
-    def _attack(self, part: Sequence[Item], size: int) -> list[Crafted]:
+    def _attack(self, part: Sequence[Item], size: int) -> tuple[Tensor, Attacked]:
         filled = [*part, *[part[-1]] * (size - len(part))]
         clean = folder.stack(self.dataset, filled)
         targeted = self.settings.targeted
         wanted = [i.target if targeted and i.target is not None else i.label for i in filled]
         bank = self._bank(clean)
-        attacked = attack(
+        images, passes = attack(
             self.surrogates,
             clean.to(self.device),
             torch.tensor(wanted, device=self.device),
@@ -78,26 +84,23 @@ class Workshop:
             self.settings,
             None if bank is None else bank.to(self.device),
         )
-        saved = quantise(attacked.images.cpu(), clean, self.settings.eps)
-        distance = (saved.int() - torch.round(clean * 255).int()).abs().amax((1, 2, 3))
-        made = []
-        for index, item in enumerate(part):
-            name = saved_as(item)
-            _save(saved[index], self.out / name)
-            made.append(
-                Crafted(
-                    file=name,
-                    source=item.file,
-                    label=item.label,
-                    target=item.target,
-                    linf=int(distance[index]),
-                    passes=attacked.passes,
-                    batch=size,
-                    clean_sha256=sha256_of(self.dataset.root / item.file),
-                    sha256=sha256_of(self.out / name),
-                )
-            )
-        return made
+        return clean, Attacked(images.cpu(), passes)
+
+    def _saved(self, item: Item, clean: Tensor, image: Tensor, passes: int, size: int) -> Crafted:
+        saved = quantise(image, clean, self.settings.eps)
+        name = saved_as(item)
+        _save(saved[0], self.out / name)
+        return Crafted(
+            file=name,
+            source=item.file,
+            label=item.label,
+            target=item.target,
+            linf=int((saved.int() - torch.round(clean * 255).int()).abs().max()),
+            passes=passes,
+            batch=size,
+            clean_sha256=sha256_of(self.dataset.root / item.file),
+            sha256=sha256_of(self.out / name),
+        )
 
     def _bank(self, clean: Tensor) -> Tensor | None:
         if not self.bank:

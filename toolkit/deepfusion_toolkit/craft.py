@@ -1,7 +1,7 @@
 """Crafting a whole adversarial set: checks, batches, a journal to resume from, a manifest."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -101,20 +101,14 @@ def craft(
     workshop = Workshop(dataset, surrogates, settings, out, batch, bank, device)
     with progress("crafting", len(items)) as advance, (out / JOURNAL).open("ab") as journal:
         advance(len(done))
-        for chunk in chunks(dataset, [i for i in items if i.file not in done], batch):
-            for crafted in workshop.craft(chunk, _say):
+        rest = [item for item in items if item.file not in done]
+        for group in folder.groups_by_size(dataset, rest).values():
+            for crafted in workshop.craft(group, _say):
                 done[crafted.source] = crafted
                 journal.write(msgspec.json.encode(crafted) + b"\n")
                 journal.flush()
                 advance(1)
     return close_set(dataset, out, head, [done[i.file] for i in items])
-
-
-def chunks(dataset: Dataset, items: Sequence[Item], batch: int) -> Iterator[list[Item]]:
-    """Batches of images of one size."""
-    for group in folder.groups_by_size(dataset, items).values():
-        for at in range(0, len(group), batch):
-            yield group[at : at + batch]
 
 
 def head_of(

@@ -52,7 +52,8 @@ def made(root):
 
 def recorded(out):
     """Sources of the images in the journal."""
-    return [json.loads(line)["source"] for line in (out / "journal.jsonl").open()][1:]
+    _head, *lines = (out / "journal.jsonl").read_text().splitlines()
+    return [json.loads(line)["source"] for line in lines]
 
 
 def memory_for(monkeypatch, most, error=FULL):

@@ -96,9 +96,9 @@ def as_table(lines: Sequence[Earning], trial: Trial, eps: float) -> dict[str, ob
     surrogates = ", ".join(m.name for m in trial.surrogates)
     targets = ", ".join(m.name for m in trial.targets)
     note = (
-        f"{surrogates} to {targets}, epsilon {eps:g}/255, {len(trial.dataset)} images; success over "
-        "images right when clean, mean of targets, 95 % bootstrap; points against the attack as "
-        "chosen at the same budget."
+        f"{surrogates} to {targets}, epsilon {eps:g}/255, {len(trial.dataset)} images; success "
+        "over images right when clean, mean of targets, 95 % bootstrap; points against the attack "
+        "as chosen at the same budget."
     )
     return {
         "title": "What each part earns",

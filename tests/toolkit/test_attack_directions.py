@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from deepfusion_edge.errors import ModelError
-from deepfusion_toolkit.attacks import Settings, attack, directions, prepare, quantise
+from deepfusion_edge.errors import ModelError, UsageError
+from deepfusion_toolkit.attacks import Settings, attack, cost, directions, prepare, quantise
+from deepfusion_toolkit.attacks import passes as passes_module
 from deepfusion_toolkit.attacks.passes import Passes, remember
 from deepfusion_toolkit.attacks.transforms import draw
 from tests.toolkit import attack_nets as nets
@@ -233,6 +234,68 @@ def test_adaptive_features_count_as_far_as_they_agree():
     torch.testing.assert_close(arrived[1], wanted)
     torch.testing.assert_close(arrived[1][0], 1.5 * second[0])
     torch.testing.assert_close(arrived[1][1], second[1])
+
+
+def mixed(model, images, partner, shares):
+    """Skipping with each convolution's result mixed with the partner's."""
+    net = model.core
+    stem = net.stem(4 * partner - 2)
+    clean = [stem, net.main(functional.silu(stem))]
+    now = torch.lerp(net.stem(4 * images - 2), clean[0], shares[0][:, :, None, None])
+    x = functional.silu(now)
+    y = torch.lerp(net.main(x), clean[1], shares[1][:, :, None, None])
+    x = functional.silu(x + y)
+    return net.head(functional.avg_pool2d(x, 2).flatten(1))
+
+
+def test_mix_up_takes_in_a_partners_features(monkeypatch):
+    """Every place, so that each share is felt: the drawn ones, times the largest."""
+    monkeypatch.setattr(passes_module, "MIXED_PLACES", 1.1)
+    model, bank = nets.classifier(nets.three), images(5)[:2]
+    chosen = Settings(**PLAIN, steps=1, mixup=0.6, seed=3)
+    seen = Passes(prepare([model], chosen), images(), LABELS, KEYS, chosen, bank)
+    assert seen.count == 1  # the partners' own pass
+    which = (draw(KEYS, 1, 3, "partner")[:, 0] * 2).long()
+    shares = (0.6 * draw(KEYS, 12, 3, "mixup", 0, 0)).split(6, dim=1)
+    leaf = images().requires_grad_(True)
+    wanted = mixed(model, leaf, bank[which], shares)
+    torch.testing.assert_close(seen.see(images(), 0), wanted)
+    loss = functional.cross_entropy(wanted, LABELS, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    torch.testing.assert_close(seen.gradient(images(), [0]), gradient)
+    assert (wanted - logits_of(model_of(model), images())).abs().max() > 1e-3
+
+
+def model_of(model):
+    (plain,) = prepare([model], Settings(**PLAIN))
+    return plain
+
+
+def test_mix_up_chooses_places_by_chance_and_its_passes_count():
+    chosen = Settings(**PLAIN, steps=3, mixup=0.6)
+    models = prepare([nets.classifier(nets.three), nets.classifier(nets.other_three)], chosen)
+    calls = []
+    hooks = [model.register_forward_hook(lambda *_: calls.append(1)) for model in models]
+    found = attack(models, images(), LABELS, KEYS, chosen, images(5))
+    for hook in hooks:
+        hook.remove()
+    assert found.passes == len(calls) == cost(chosen, 2) == 8
+    order = [2, 0, 1]
+    turned = attack(
+        models, images()[order], LABELS[order], [KEYS[i] for i in order], chosen, images(5)
+    )
+    torch.testing.assert_close(turned.images, found.images[order], rtol=0, atol=1e-6)
+    with pytest.raises(UsageError, match="mix-up has no other image"):
+        attack(models, images(), LABELS, KEYS, chosen)
+    seen = Passes(models, images(), LABELS, KEYS, chosen, images(5))
+    touched = []
+    for _ in range(60):
+        seen.draw += 1
+        seen.mix(0)
+        mixer = passes_module.mixer_of(models[0])
+        touched += [bool((share[n] > 0).any()) for share in mixer.shares for n in range(3)]
+        assert all(share.max() <= 0.6 for share in mixer.shares)
+    assert sum(touched) / len(touched) == pytest.approx(passes_module.MIXED_PLACES, abs=0.06)
 
 
 def test_a_gradient_that_is_not_finite_names_who_passed():

@@ -62,16 +62,16 @@ class Shared(nn.Module):
 
 
 class Padded(nn.Module):
-    """A padding before a convolution, and past it if asked."""
+    """A padding before a convolution, or two."""
 
-    def __init__(self, sides, *, padding=0, past=False, **how):
+    def __init__(self, sides, *, padding=0, twice=False, **how):
         super().__init__()
-        self.sides, self.how, self.past = sides, how, past
-        self.conv = nn.Conv2d(3, 4, 3, padding=padding)
+        self.sides, self.how, self.twice = sides, how, twice
+        self.conv, self.other = nn.Conv2d(3, 4, 3, padding=padding), nn.Conv2d(3, 4, 3)
 
     def forward(self, x):
         wide = nn.functional.pad(x, self.sides, **self.how)
-        return self.conv(wide) + wide.mean() if self.past else self.conv(wide)
+        return self.conv(wide) + self.other(wide) if self.twice else self.conv(wide)
 
 
 # parts -> norms that fold, paddings that stay
@@ -106,6 +106,8 @@ NETS = {
     "even zeros": (lambda: (Padded((1, 1, 2, 2)), norm(4)), 1, 0),
     "even zeros and its own": (lambda: (Padded((1, 1, 2, 2), padding=(2, 1)), norm(4)), 1, 0),
     "asymmetric": (lambda: (Padded((0, 1, 0, 1)), norm(4)), 1, 1),
+    "asymmetric in width": (lambda: (Padded((0, 1, 1, 1)), norm(4)), 1, 1),
+    "asymmetric in height": (lambda: (Padded((1, 1, 1, 0)), norm(4)), 1, 1),
     "only one side": (lambda: (Padded((1, 1)), norm(4)), 1, 1),
     "cut away": (lambda: (Padded((-1, -1, -1, -1)), norm(4)), 1, 1),
     "reflected": (lambda: (Padded((1, 1, 1, 1), mode="reflect"), norm(4)), 1, 1),
@@ -115,7 +117,7 @@ NETS = {
         1,
     ),
     "of ones": (lambda: (Padded((1, 1, 1, 1), value=1.0), norm(4)), 1, 1),
-    "padding used twice": (lambda: (Padded((1, 1, 1, 1), past=True), norm(4)), 0, 1),
+    "padding used twice": (lambda: (Padded((1, 1, 1, 1), twice=True), norm(4)), 0, 1),
 }
 
 

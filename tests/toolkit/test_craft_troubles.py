@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 
-from deepfusion_edge.errors import ModelError, StorageError
+from deepfusion_edge.errors import InputError, ModelError, StorageError
 from deepfusion_toolkit import batches, files
 from deepfusion_toolkit import craft as crafting
 from deepfusion_toolkit.attacks import Attacked, Settings, prepare
@@ -18,6 +18,8 @@ from tests.toolkit import attack_nets as nets
 
 QUICK = Settings(eps=16, steps=2, feature_weight=0.0)
 FULL = RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate")
+
+NO_TEXT = b'{"schema":2,"head":{"version":"\xff"}}'
 
 
 @cache
@@ -178,9 +180,11 @@ def test_the_head_of_what_stands_or_was_begun(data, tmp_path, monkeypatch):
     assert begun.settings == QUICK
     manifest = run(data, out, resume=True)
     assert begun_with(out) == begun == manifest.head
-    for text in (b"", b"{}", b"no json", b"\xff", b'{"schema":1}'):
+    for text in (b"", b"{}", b"no json", b"\xff", b'{"schema":1}', NO_TEXT):
         (out / "manifest.json").write_bytes(text)
         assert begun_with(out) is None
+        with pytest.raises(InputError, match="damaged manifest or journal"):
+            run(data, out, resume=True)
     (out / "manifest.json").unlink()
     (out / "journal.jsonl").write_bytes(b"\n")
     assert begun_with(out) is None

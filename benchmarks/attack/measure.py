@@ -3,7 +3,7 @@
 import argparse
 import platform
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import msgspec
@@ -11,11 +11,12 @@ import torch
 
 from benchmarks.attack import page, protocol, speed
 from benchmarks.demo import images as pictures
+from deepfusion_edge.erosion import stream_of
 from deepfusion_toolkit import models
 from deepfusion_toolkit.attacks import settings_for
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.files import write_bytes
-from deepfusion_toolkit.models import Classifier
+from deepfusion_toolkit.models import Classifier, smallest_side
 from deepfusion_toolkit.names import DEEP_FUSION
 from deepfusion_toolkit.plan import fingerprint
 from deepfusion_toolkit.report import table, write_html
@@ -45,10 +46,10 @@ def _run(args: argparse.Namespace, methods: list[str], data: Path) -> int:
     surrogates = _load(args.surrogate or SURROGATES, size)
     used = {fingerprint(m.core) for m in surrogates}
     targets = [t for t in _load(args.target or TARGETS, size) if fingerprint(t.core) not in used]
-    # one seeded order, so that a budget on fewer images has the first ones of a larger budget
-    order = folder.subset(whole, limit=len(whole), seed=args.seed)
+    # one seeded order: fewer images are the first ones of more
+    order = sorted(whole.items, key=lambda item: stream_of("order", args.seed, item.file))
     most = max([args.targeted_images, *(n or len(whole) for n in wanted.values())])
-    dataset = folder.subset(order, limit=min(most, len(order)), seed=args.seed)
+    dataset = replace(whole, items=tuple(order[:most]))
     trial = Trial(dataset, surrogates, targets, args.batch)
     study = protocol.Study(trial, args.state)
     budgets = {b: min(n or len(dataset), len(dataset)) for b, n in wanted.items()}
@@ -101,7 +102,12 @@ def _speed(args: argparse.Namespace, trial: Trial) -> speed.Speed:
     images = folder.stack(trial.dataset, items)
     labels = torch.tensor([i.label for i in items])
     settings = settings_for(
-        DEEP_FUSION, passes=passes, surrogates=count, eps=args.eps, seed=args.seed
+        DEEP_FUSION,
+        passes=passes,
+        surrogates=count,
+        eps=args.eps,
+        seed=args.seed,
+        side=smallest_side(trial.surrogates),
     )
     return speed.measure(trial.surrogates, images, labels, settings, passes, args.rounds)
 

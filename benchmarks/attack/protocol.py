@@ -9,6 +9,7 @@ import msgspec
 
 from deepfusion_toolkit.attacks import Settings, cost, settings_for
 from deepfusion_toolkit.files import sha256_of
+from deepfusion_toolkit.models import smallest_side
 from deepfusion_toolkit.names import DEEP_FUSION
 from deepfusion_toolkit.plan import fingerprint
 from deepfusion_toolkit.report.terminal import progress
@@ -115,12 +116,12 @@ def untargeted(
     study: Study, methods: Sequence[str], budgets: dict[int, int], eps: float, seed: int
 ) -> list[Figure]:
     """Every method at every budget, each on so many images."""
-    count = len(study.trial.surrogates)
+    count, side = len(study.trial.surrogates), smallest_side(study.trial.surrogates)
     return [
         study.figure(
             method,
             budget,
-            settings_for(method, passes=budget, surrogates=count, eps=eps, seed=seed),
+            settings_for(method, passes=budget, surrogates=count, eps=eps, seed=seed, side=side),
             images,
         )
         for budget, images in budgets.items()
@@ -133,6 +134,7 @@ def targeted(study: Study, steps: int, eps: float, images: int, seed: int) -> li
     count = len(study.trial.surrogates)
     budget = steps * count
     common = {"passes": budget, "surrogates": count, "eps": eps, "seed": seed}
+    common["side"] = smallest_side(study.trial.surrogates)
     return [
         study.figure(m, budget, settings_for(m, **common, targeted=True), images)  # type: ignore[arg-type]
         for m in (DEEP_FUSION, "logit")

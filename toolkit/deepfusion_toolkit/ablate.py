@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from deepfusion_toolkit.attacks import Settings, cost, settings_for
+from deepfusion_toolkit.models import smallest_side
 from deepfusion_toolkit.names import TRANSFORMS
 from deepfusion_toolkit.report.terminal import progress
 from deepfusion_toolkit.statistics import Mean
@@ -73,7 +74,12 @@ def ablate(
     lines: list[Earning] = []
     plans = []
     for passes in budgets:
-        common = {"passes": passes, "surrogates": count, "eps": eps}
+        common = {
+            "passes": passes,
+            "surrogates": count,
+            "eps": eps,
+            "side": smallest_side(trial.surrogates),
+        }
         chosen = settings_for("deep-fusion", **common, targeted=targeted, seed=seed)  # type: ignore[arg-type]
         plans.append((passes, list(variants(chosen, passes, count))))
     total = sum(len(made) for _, made in plans) * len(trial.dataset)

@@ -86,7 +86,7 @@ def _craft(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the attacked set")
     parser.add_argument("--limit", type=int, help="at most so many images, balanced over classes")
-    parser.add_argument("--batch", type=int, default=16, help="images at once (%(default)s)")
+    parser.add_argument("--batch", type=int, help="images at once (what half of the memory holds)")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted set")
     parser.add_argument("--device", default="cpu", help="of torch: cpu, cuda (%(default)s)")
     options.add_parts(parser)

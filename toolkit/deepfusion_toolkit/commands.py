@@ -12,7 +12,7 @@ from deepfusion_edge import console
 from deepfusion_edge.erosion import MAX_SEED
 from deepfusion_edge.errors import UsageError
 from deepfusion_toolkit import ablate as ablation
-from deepfusion_toolkit import attacks, data, models, parts, training
+from deepfusion_toolkit import attacks, data, journal, memory, models, parts, training
 from deepfusion_toolkit import craft as crafting
 from deepfusion_toolkit import harden as hardening
 from deepfusion_toolkit import plan as plans
@@ -20,7 +20,8 @@ from deepfusion_toolkit import sets as attacked
 from deepfusion_toolkit import study as judging
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.files import write_bytes
-from deepfusion_toolkit.models import Classifier
+from deepfusion_toolkit.label_order import require_fitting_labels
+from deepfusion_toolkit.models import Classifier, smallest_side
 from deepfusion_toolkit.names import DEEP_FUSION
 from deepfusion_toolkit.report import ablation as tables
 from deepfusion_toolkit.report import table, write_html
@@ -61,19 +62,22 @@ def train(args: argparse.Namespace) -> int:
 
 def craft(args: argparse.Namespace) -> int:
     """``deepfusion craft``."""
-    _at_least_one(batch=args.batch)
-    settings = _attack(args)
-    dataset = _limited(args, settings.seed)
+    if args.batch is not None:
+        _at_least_one(batch=args.batch)
+    device = _device(args)
+    dataset = _limited(args, _seed(args))
     surrogates = _models(args.surrogate, dataset)
+    require_fitting_labels(surrogates, dataset, _seed(args))
+    settings = _attack(args, surrogates)
     made = crafting.craft(
         dataset,
         surrogates,
         args.out,
         settings,
         name=args.attack,
-        batch=args.batch,
+        batch=_batch(args, surrogates, settings, device),
         resume=args.resume,
-        device=_device(args),
+        device=device,
     )
     if args.json:
         _print(
@@ -131,11 +135,14 @@ def ablate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _attack(args: argparse.Namespace) -> attacks.Settings:
-    """What --attack, --passes and the single parts ask for."""
-    count = len(args.surrogate)
-    steps = args.steps or (300 if args.targeted else 10)
-    passes = args.passes if args.passes is not None else steps * count
+def _attack(args: argparse.Namespace, surrogates: Sequence[Classifier]) -> attacks.Settings:
+    """What --attack, --passes and the single parts ask for; --steps alone is a budget too."""
+    count = len(surrogates)
+    passes = args.passes
+    if passes is None:
+        rounds = args.steps if args.steps is not None else (300 if args.targeted else 10)
+        _at_least_one(steps=rounds)
+        passes, args.steps = rounds * count, None
     settings = attacks.settings_for(
         args.attack,
         passes=passes,
@@ -143,14 +150,28 @@ def _attack(args: argparse.Namespace) -> attacks.Settings:
         eps=args.eps,
         targeted=args.targeted,
         seed=_seed(args),
+        side=smallest_side(surrogates),
     )
     settings = parts.chosen(args, settings)
-    if args.passes is not None and (spent := attacks.cost(settings, count)) > args.passes:
+    if (spent := attacks.cost(settings, count)) > passes:
         raise UsageError(
-            f"these parts cost {spent} passes an image, the budget is {args.passes}",
+            f"these parts cost {spent} passes an image, the budget is {passes}",
             "lower --steps or --samples, or raise --passes",
         )
     return settings
+
+
+def _batch(
+    args: argparse.Namespace,
+    surrogates: Sequence[Classifier],
+    settings: attacks.Settings,
+    device: str,
+) -> int:
+    """--batch; without it, what a set to resume had, or what fits into memory."""
+    if args.batch is not None:
+        return int(args.batch)
+    begun = journal.begun_with(args.out) if args.resume else None
+    return begun.batch if begun else memory.fitting(surrogates, settings, device)
 
 
 def _device(args: argparse.Namespace) -> str:

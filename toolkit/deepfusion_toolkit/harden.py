@@ -21,7 +21,7 @@ from deepfusion_toolkit.calibrate import calibrate
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset, highest_label
 from deepfusion_toolkit.defence import scaled, verdicts
-from deepfusion_toolkit.models import Classifier, require_same_classes, save
+from deepfusion_toolkit.models import Classifier, require_same_classes, save, smallest_side
 from deepfusion_toolkit.names import DEEP_FUSION
 from deepfusion_toolkit.report.terminal import progress
 from deepfusion_toolkit.surgery import ErodedModel, erode, find_sites, prefix_share, share_before
@@ -180,6 +180,7 @@ def transfer_examples(
         surrogates=len(surrogates),
         eps=settings.eps,
         seed=settings.seed,
+        side=smallest_side(surrogates),
     )
     prepared = attacks.prepare(surrogates, attack)
     made: dict[str, Tensor] = {}

@@ -116,6 +116,7 @@ def settings_for(
     eps: float = 16.0,
     targeted: bool = False,
     seed: int = 0,
+    side: int = 224,
 ) -> Settings:
     """Choose an attack's settings for a budget.
 
@@ -126,6 +127,7 @@ def settings_for(
         eps: in units of 1/255.
         targeted: towards the given class.
         seed: of every draw.
+        side: shorter side of the surrogates' smallest input in pixels; deep fusion looks at it.
 
     Raises:
         UsageError: an unknown name, or fewer passes than the surrogates need for one step.
@@ -138,7 +140,7 @@ def settings_for(
         )
     plain = replace(PLAIN, eps=eps, targeted=targeted, seed=seed)
     if name == DEEP_FUSION:
-        return deep_fusion(passes, surrogates, plain)
+        return deep_fusion(passes, plain, side)
     made = BASELINES[name](passes // surrogates, plain)
     if cost(made, surrogates) > passes:
         raise UsageError(

@@ -146,6 +146,11 @@ def _from_factory(spec: str, image_size: tuple[int, int] | None) -> Classifier:
     return Classifier(net, name=attribute, size=(int(size[0]), int(size[1])))
 
 
+def smallest_side(models: Sequence[Classifier]) -> int:
+    """Return the shortest side of the models' inputs, in pixels."""
+    return min(min(model.size) for model in models)
+
+
 def require_same_classes(
     models: Sequence[Classifier], classes: Sequence[str] | None, highest: int = 0
 ) -> None:

@@ -51,10 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _budget(text: str) -> tuple[int, int | None]:
     passes, _, images = text.partition(":")
-    try:
-        return int(passes), int(images) if images else None
-    except ValueError as error:
-        raise UsageError(f"budget '{text}' is not PASSES[:IMAGES]", "give, say, 80:50") from error
+    if not passes.isdecimal() or not (images or "1").isdecimal() or "0" in {passes, images}:
+        raise UsageError(f"budget '{text}' is not PASSES[:IMAGES]", "give, say, 80:50")
+    return int(passes), int(images) if images else None
 
 
 def run(args: argparse.Namespace) -> int:

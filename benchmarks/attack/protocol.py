@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from deepfusion_toolkit.attacks import Settings, cost, settings_for
-from deepfusion_toolkit.files import sha256_of
+from deepfusion_toolkit.files import sha256_of, write_bytes
 from deepfusion_toolkit.models import smallest_side
 from deepfusion_toolkit.names import DEEP_FUSION
 from deepfusion_toolkit.plan import fingerprint
@@ -61,8 +61,10 @@ class Study:
         self.image = {i.file: sha256_of(trial.dataset.root / i.file)[:16] for i in items}
         self.kept: dict[str, Kept] = {}
         if state is not None and state.is_file():
-            lines = state.read_bytes().split(b"\n")
-            for line in lines[:-1]:  # what follows the last newline was cut off
+            whole, newline, cut = state.read_bytes().rpartition(b"\n")
+            if cut:  # an interruption in the last line
+                write_bytes(state, whole + newline)
+            for line in whole.split(b"\n") if whole else []:
                 record = msgspec.json.decode(line, type=Record)
                 if self.image.get(record.file) == record.image:
                     self.kept.setdefault(record.key, {})[record.file] = record.said

@@ -1,10 +1,15 @@
-"""One batch of a set: read, attack, round, save; the same bytes alone and in company."""
+"""One batch of a set: read, attack, round; the same bytes alone and in company.
 
+Attacking and saving are apart: a worker attacks, whoever keeps the journal saves.
+"""
+
+import hashlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfileobj
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -21,34 +26,41 @@ from deepfusion_toolkit.surgery import ErodedModel
 Notify = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+class Made(NamedTuple):
+    """One attacked image, not saved yet: its line of the manifest, and its file."""
+
+    record: Crafted
+    png: bytes
+
+
+@dataclass
 class Workshop:
     """What attacks batches of a data set.
 
     Attributes:
+        batch: images at once; a short batch is filled, because kernels depend on its size. It is
+            halved for good where memory ends.
         bank: files of the images that Admix and mix-up draw from.
-        batch: images at once; a short batch is filled, because kernels depend on its size.
         device: where the surrogates are.
     """
 
     dataset: Dataset
     surrogates: Sequence[ErodedModel]
     settings: Settings
-    out: Path
     batch: int
     bank: Sequence[Item] = ()
     device: str = "cpu"
 
-    def craft(self, chunk: Sequence[Item], notify: Notify) -> list[Crafted]:
-        """Attack and save at most ``batch`` images of one size; halve the batch if memory ends.
+    def craft(self, chunk: Sequence[Item], notify: Notify) -> list[Made]:
+        """Attack images of one size; halve the batch if memory ends.
 
         Raises:
             ModelError: a surrogate's numbers are not finite.
-            StorageError: an image does not fit into memory alone, or cannot be written.
+            StorageError: an image does not fit into memory alone.
         """
-        made: list[Crafted] = []
-        size = self.batch
+        made: list[Made] = []
         while len(made) < len(chunk):
+            size = self.batch
             part = chunk[len(made) : len(made) + size]
             try:
                 made += self._attack(part, size)
@@ -59,12 +71,12 @@ class Workshop:
                     raise StorageError(
                         f"{part[0].file} does not fit into memory alone", "use smaller surrogates"
                     ) from error
-                size = size // 2
+                self.batch = size // 2
                 torch.cuda.empty_cache()
-                notify(f"memory ended at {2 * size} images at once, going on with {size}")
+                notify(f"memory ended at {size} images at once, going on with {self.batch}")
         return made
 
-    def _attack(self, part: Sequence[Item], size: int) -> list[Crafted]:
+    def _attack(self, part: Sequence[Item], size: int) -> list[Made]:
         filled = [*part, *[part[-1]] * (size - len(part))]
         clean = folder.stack(self.dataset, filled)
         targeted = self.settings.targeted
@@ -82,21 +94,19 @@ class Workshop:
         distance = (saved.int() - torch.round(clean * 255).int()).abs().amax((1, 2, 3))
         made = []
         for index, item in enumerate(part):
-            name = saved_as(item)
-            _save(saved[index], self.out / name)
-            made.append(
-                Crafted(
-                    file=name,
-                    source=item.file,
-                    label=item.label,
-                    target=item.target,
-                    linf=int(distance[index]),
-                    passes=attacked.passes,
-                    batch=size,
-                    clean_sha256=sha256_of(self.dataset.root / item.file),
-                    sha256=sha256_of(self.out / name),
-                )
+            png = _encoded(saved[index])
+            record = Crafted(
+                file=saved_as(item),
+                source=item.file,
+                label=item.label,
+                target=item.target,
+                linf=int(distance[index]),
+                passes=attacked.passes,
+                batch=size,
+                clean_sha256=sha256_of(self.dataset.root / item.file),
+                sha256=hashlib.sha256(png).hexdigest(),
             )
+            made.append(Made(record, png))
         return made
 
     def _bank(self, clean: Tensor) -> Tensor | None:
@@ -123,9 +133,17 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _save(pixels: Tensor, path: Path) -> None:
+def save(made: Made, out: Path) -> None:
+    """Write an attacked image into its set, whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with replacing(out / made.record.file) as partial, partial.open("wb") as file:
+        copyfileobj(io.BytesIO(made.png), file)
+
+
+def _encoded(pixels: Tensor) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "PNG")
-    buffer.seek(0)
-    with replacing(path) as partial, partial.open("wb") as file:
-        copyfileobj(buffer, file)
+    return buffer.getvalue()

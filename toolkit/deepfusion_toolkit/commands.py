@@ -11,7 +11,7 @@ import torch
 from deepfusion_edge import console
 from deepfusion_edge.erosion import MAX_SEED
 from deepfusion_edge.errors import UsageError
-from deepfusion_toolkit import attacks, data, models, parts, training
+from deepfusion_toolkit import attacks, data, engines, models, parts, training
 from deepfusion_toolkit import craft as crafting
 from deepfusion_toolkit import harden as hardening
 from deepfusion_toolkit import plan as plans
@@ -60,6 +60,8 @@ def craft(args: argparse.Namespace) -> int:
     """``deepfusion craft``."""
     _at_least_one(batch=args.batch)
     settings = _attack(args)
+    device = _device(args)
+    engine = _engine(args, device)
     dataset = folder.load(args.data)
     if args.limit is not None:
         _at_least_one(limit=args.limit)
@@ -78,7 +80,9 @@ def craft(args: argparse.Namespace) -> int:
         name=args.attack,
         batch=args.batch,
         resume=args.resume,
-        device=_device(args),
+        device=device,
+        engine=engine,
+        threads=args.threads,
     )
     if args.json:
         _print(
@@ -125,10 +129,17 @@ def _device(args: argparse.Namespace) -> str:
     return str(args.device)
 
 
+def _engine(args: argparse.Namespace, device: str = "cpu") -> engines.Engine:
+    if args.threads is not None:
+        _at_least_one(threads=args.threads)
+    return engines.engine_for(args.engine, args.workers, device, args.ray_address)
+
+
 def evaluate(args: argparse.Namespace) -> int:
     """``deepfusion evaluate``."""
     if args.ablation and not args.html:
         raise UsageError("--ablation without --html", "say where to write the page")
+    engine = _engine(args)
     ablation = tables.read(args.ablation) if args.ablation else None
     sets = attacked.load(args.data)
     clean = folder.load(args.clean) if args.clean else None
@@ -136,7 +147,9 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.plan and len(targets) != 1:
         raise UsageError(f"--plan with {len(targets)} targets", "give the one target of the plan")
     plan = plans.read(args.plan, targets[0]) if args.plan else None
-    result = judging.study(sets, clean, targets, plan=plan, seed=_seed(args))
+    result = judging.study(
+        sets, clean, targets, plan=plan, seed=_seed(args), engine=engine, threads=args.threads
+    )
     if args.json:
         write_bytes(args.json, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     if args.html:

@@ -7,6 +7,7 @@ without dashboard and usage statistics. Data and models must be under the same p
 import logging
 import os
 import pickle
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -33,6 +34,8 @@ from deepfusion_toolkit.engines.sharing import attempt, share_out
 
 STORE_BYTES = 256 << 20
 """Shared memory of a local cluster; a result is some images."""
+ANSWER_S = 10.0
+"""Seconds that a cluster has to answer."""
 PRIVATE = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # also on Linux: a node's address is the loopback
@@ -162,6 +165,7 @@ def _connected(address: str | None, cpus: int) -> Iterator[Any]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is not None:
+            _require_listening(address)
             ray.init(address=address, **quiet)
         else:
             ray.init(
@@ -171,7 +175,7 @@ def _connected(address: str | None, cpus: int) -> Iterator[Any]:
                 object_store_memory=STORE_BYTES,
                 **quiet,
             )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UnreachableError(
             f"no Ray cluster at {address or 'this machine'} ({_reason(error)})",
             "check --ray-address, or leave it out to start one here",
@@ -180,6 +184,13 @@ def _connected(address: str | None, cpus: int) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _require_listening(address: str) -> None:
+    """Ray itself knocks for minutes."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), ANSWER_S).close()
 
 
 def _library() -> Any:  # noqa: ANN401 - the module

@@ -93,7 +93,7 @@ class Judge:
 
 def judges(targets: Sequence[Classifier], plan: Plan | None = None, seed: int = 0) -> list[Judge]:
     """One judge for each target; with a plan, one more for the (first) target, fused."""
-    found = [Judge(m.name, m, plain(m), fused=False) for m in targets]
+    found = [Judge(m.name, m, _plain(m), fused=False) for m in targets]
     if plan is not None:
         name = f"{targets[0].name}, fused over {plan.members}"
         found.append(Judge(name, targets[0], fused(targets[0], plan, seed), fused=True))
@@ -155,9 +155,8 @@ def worked(item: Item, label: int) -> bool:
     return label == item.target if item.target is not None else label != item.label
 
 
-def plain(model: Classifier, *, shown: bool = True) -> Look:
-    """Judge by the class alone."""
-    return lambda dataset: [Said(label) for label in predict(model, dataset, shown=shown)]
+def _plain(model: Classifier) -> Look:
+    return lambda dataset: [Said(label) for label in predict(model, dataset)]
 
 
 def fused(model: Classifier, plan: Plan, seed: int, *, shown: bool = True) -> Look:

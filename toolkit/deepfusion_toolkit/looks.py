@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deepfusion_toolkit.data.folder import Dataset
 from deepfusion_toolkit.engines import Engine, Work, announced
-from deepfusion_toolkit.evaluate import BATCH, Judge, Look, Said, fused, plain
+from deepfusion_toolkit.evaluate import BATCH, Judge, Look, Said, fused, predict
 from deepfusion_toolkit.plan import Plan
 from deepfusion_toolkit.report.terminal import progress
 from deepfusion_toolkit.sources import Source
@@ -36,9 +36,10 @@ class LookJob:
 
         @cache
         def look(number: int) -> Look:
-            if number < len(self.targets) or self.plan is None:
-                return plain(self.targets[number].load(), shown=False)
-            return fused(self.targets[0].load(), self.plan, self.seed, shown=False)
+            model = self.targets[number % len(self.targets)].load()
+            if number >= len(self.targets) and self.plan is not None:
+                return fused(model, self.plan, self.seed, shown=False)
+            return lambda dataset: [Said(label) for label in predict(model, dataset, shown=False)]
 
         return lambda glance, _notify: look(glance.judge)(glance.dataset)
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "demo": "benchmarks.demo.rendered",
     "demo-imagenet": "benchmarks.demo.photographs",
     "journey": "benchmarks.demo.own",
+    "attack": "benchmarks.attack.command",
     "latency": "benchmarks.latency",
 }
 """Sub-command -> module with ``add_arguments(parser)`` and ``run(options) -> int``.

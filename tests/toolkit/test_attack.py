@@ -11,10 +11,9 @@ from torch.nn import functional
 
 from deepfusion_edge.erosion import sample, stream_of
 from deepfusion_edge.errors import ModelError, UsageError
-from deepfusion_toolkit.attacks import Settings, deep_fusion, quantise
-from deepfusion_toolkit.attacks.deep_fusion import _remember
+from deepfusion_toolkit.attacks import Settings, attack, prepare, quantise
+from deepfusion_toolkit.attacks.passes import remember
 from deepfusion_toolkit.attacks.projections import into_ball
-from deepfusion_toolkit.attacks.surrogates import prepare
 from deepfusion_toolkit.features import choose_tap
 from tests.toolkit import attack_nets as nets
 
@@ -37,7 +36,7 @@ def linear(classes, seed, *, tapped=False):
 @cache
 def skipping(tapped):
     models = [nets.classifier(nets.three), nets.classifier(nets.other_three)]
-    return prepare(models, tapped=tapped)
+    return prepare(models, Settings(feature_weight=0.5 if tapped else 0.0))
 
 
 def corner(clean, direction, eps):
@@ -51,7 +50,7 @@ def test_two_linear_surrogates_end_in_the_corner_of_their_mean(feature_weight):
     surrogates = [linear(2, 1, tapped=tapped), linear(2, 2, tapped=tapped)]
     clean, labels = bytes_of(4), torch.tensor([0, 1, 0, 1])
     chosen = Settings(eps=16, steps=10, feature_weight=feature_weight)
-    found = deep_fusion(surrogates, clean / 255, labels, list("abcd"), chosen)
+    found = attack(surrogates, clean / 255, labels, list("abcd"), chosen).images
     mean = (weights(2, 1) + weights(2, 2)) / 2
     away = (mean[1 - labels] - mean[labels]).reshape(clean.shape)
     best = corner(clean, away, 16)
@@ -63,7 +62,7 @@ def test_two_linear_surrogates_end_in_the_corner_of_their_mean(feature_weight):
 def test_targeted_ends_where_the_targets_logit_is_highest():
     clean, wanted = bytes_of(5, seed=3), torch.tensor([0, 1, 2, 3, 4])
     chosen = Settings(eps=7, steps=10, targeted=True, feature_weight=0.0)
-    found = deep_fusion([linear(5, 4)], clean / 255, wanted, list("abcde"), chosen)
+    found = attack([linear(5, 4)], clean / 255, wanted, list("abcde"), chosen).images
     best = corner(clean, weights(5, 4)[wanted].reshape(clean.shape), 7)
     assert torch.equal(quantise(found, clean / 255, 7), best)
 
@@ -95,21 +94,45 @@ def reference(surrogates, clean, labels, keys, chosen):
 def test_without_feature_weight_it_is_momentum_iteration_on_eroded_models():
     clean, labels, keys = bytes_of(3) / 255, torch.tensor([0, 1, 2]), ["x", "y", "z"]
     chosen = Settings(eps=12, steps=4, decay=0.9, feature_weight=0.0, seed=5)
-    found = deep_fusion(skipping(False), clean, labels, keys, chosen)
+    found, passes = attack(skipping(False), clean, labels, keys, chosen)
     wanted = reference(skipping(False), clean, labels, keys, chosen)
     assert torch.equal(quantise(found, clean, 12), quantise(wanted, clean, 12))
-    tapped = deep_fusion(skipping(True), clean, labels, keys, chosen)
+    assert passes == 4 * 2
+    tapped = attack(skipping(True), clean, labels, keys, chosen).images
     assert torch.equal(found, tapped)  # a tap that is not used changes nothing
 
 
 @pytest.mark.parametrize(
-    "change", [{"feature_weight": 0.5}, {"decay": 0.0}, {"seed": 1}, {"targeted": True}]
+    "change",
+    [
+        {"feature_weight": 0.5},
+        {"decay": 0.0},
+        {"seed": 1},
+        {"targeted": True},
+        {"eps": 15},
+        {"steps": 4},
+        {"step_size": 3.0},
+        {"nesterov": True},
+        {"loss": "logit"},
+        {"group": 1},
+        {"erosion": 0.0},
+        {"kernel": 3},
+        {"transforms": ("di",)},
+        {"transforms": ("turn",)},
+        {"transforms": ("bsr",)},
+        {"transforms": ("si",)},
+        {"samples": 2},
+        {"radius": 1.0},
+        {"start": True},
+        *({"method": method} for method in ("vmi", "pgn", "svre", "smer", "fia")),
+    ],
+    ids=str,
 )
 def test_every_setting_is_felt(change):
     clean, labels, keys = bytes_of(3) / 255, torch.tensor([0, 1, 2]), ["x", "y", "z"]
     plain = {"eps": 16, "steps": 5, "feature_weight": 0.0, "seed": 0}
     one, other = (
-        quantise(deep_fusion(skipping(True), clean, labels, keys, Settings(**s)), clean, 16)
+        quantise(attack(skipping(True), clean, labels, keys, Settings(**s)).images, clean, 16)
         for s in (plain, plain | change)
     )
     assert not torch.equal(one, other)
@@ -120,13 +143,12 @@ def test_an_images_result_is_its_own():
     clean, labels, keys = bytes_of(4) / 255, torch.tensor([0, 1, 2, 0]), ["a", "b", "c", "d"]
     clean[1] = 0.5 + (clean[1] - 0.5) * 0.01  # an image with gradients of another size
     chosen = Settings(eps=16, steps=5)
-    together = quantise(deep_fusion(skipping(True), clean, labels, keys, chosen), clean, 16)
+    together = quantise(attack(skipping(True), clean, labels, keys, chosen).images, clean, 16)
     order = [2, 0, 3, 1]
-    mixed = deep_fusion(
-        skipping(True), clean[order], labels[order], [keys[i] for i in order], chosen
-    )
+    turned = [keys[i] for i in order]
+    mixed = attack(skipping(True), clean[order], labels[order], turned, chosen).images
     assert torch.equal(quantise(mixed, clean[order], 16), together[order])
-    again = deep_fusion(skipping(True), clean, labels, keys, chosen)
+    again = attack(skipping(True), clean, labels, keys, chosen).images
     assert torch.equal(quantise(again, clean, 16), together)
 
 
@@ -138,7 +160,7 @@ def test_the_gradient_at_a_tap_is_joined_by_the_sum_of_unit_gradients():
     for coefficient in (first, second, third):
         x = torch.zeros(2, 4, requires_grad=True)
         tap = 1 * x
-        _remember(tap, memories, 0, 0.5)
+        remember(tap, memories, 0, 0.5)
         (gradient,) = torch.autograd.grad((coefficient * tap).sum(), x)
         arrived.append(gradient)
 
@@ -154,11 +176,13 @@ def test_the_gradient_at_a_tap_is_joined_by_the_sum_of_unit_gradients():
     torch.testing.assert_close(memories[0], unit(first) + unit(second) + unit(third))
 
 
-def test_weights_that_are_not_numbers_name_the_surrogates():
+def test_weights_that_are_not_numbers_name_their_surrogate():
     models = [nets.classifier(nets.three), nets.classifier(nets.broken)]
     clean = bytes_of(2) / 255
-    with pytest.raises(ModelError, match=r"not finite at step 0 \(surrogates three, broken\)"):
-        deep_fusion(prepare(models), clean, torch.tensor([0, 1]), ["a", "b"], Settings())
+    surrogates = prepare(models, Settings())
+    with pytest.raises(ModelError, match="surrogate broken gives scores") as caught:
+        attack(surrogates, clean, torch.tensor([0, 1]), ["a", "b"], Settings())
+    assert "three" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +195,24 @@ def test_weights_that_are_not_numbers_name_the_surrogates():
         ({"decay": -0.1}, "--decay"),
         ({"decay": 1.1}, "--decay"),
         ({"decay": float("nan")}, "--decay"),
+        ({"step_size": 0}, "--step-size"),
+        ({"step_size": 256}, "--step-size"),
+        ({"group": -1}, "--group"),
+        ({"erosion": -0.1}, "--erosion"),
+        ({"erosion": 4.1}, "--erosion"),
+        ({"kinds": ()}, "--kinds"),
+        ({"kinds": ("skip", "other")}, "--kinds"),
+        ({"residual": 0}, "--residual"),
+        ({"residual": 1.1}, "--residual"),
+        ({"transforms": ("di", "other")}, "--transforms"),
+        ({"kernel": 4}, "--kernel"),
+        ({"kernel": -3}, "--kernel"),
+        ({"kernel": 101}, "--kernel"),
+        ({"samples": 0}, "--samples"),
+        ({"radius": -0.1}, "--radius"),
+        ({"radius": float("inf")}, "--radius"),
+        ({"mixup": 1.1}, "--mixup"),
+        ({"mixup": float("nan")}, "--mixup"),
         ({"feature_weight": -1}, "--feature-weight"),
         ({"feature_weight": float("nan")}, "--feature-weight"),
         ({"feature_weight": float("inf")}, "--feature-weight"),

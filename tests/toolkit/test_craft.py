@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from deepfusion_edge.errors import InputError, ModelError, UsageError
+from deepfusion_toolkit import batches
 from deepfusion_toolkit import craft as crafting
-from deepfusion_toolkit.attacks import Settings
-from deepfusion_toolkit.attacks.surrogates import prepare
-from deepfusion_toolkit.craft import craft, load_attacked, targets_of
+from deepfusion_toolkit.attacks import Settings, prepare
+from deepfusion_toolkit.craft import craft, targets_of
 from deepfusion_toolkit.data import Dataset, Item, folder
+from deepfusion_toolkit.journal import load_attacked
 from tests.toolkit import attack_nets as nets
 
 QUICK = Settings(eps=16, steps=3)
@@ -27,14 +28,14 @@ def surrogates():
 
 
 @cache
-def prepared(count, tapped):
-    return prepare(surrogates()[:count], tapped=tapped)
+def prepared(count, chosen):
+    return prepare(surrogates()[:count], chosen)
 
 
 @pytest.fixture(autouse=True)
 def _trace_once(monkeypatch):
     """Surgery takes longer than the attack on 8x8 images: do it once for the same surrogates."""
-    monkeypatch.setattr(crafting, "prepare", lambda models, tapped: prepared(len(models), tapped))
+    monkeypatch.setattr(crafting, "prepare", lambda models, chosen: prepared(len(models), chosen))
 
 
 @pytest.fixture
@@ -69,7 +70,10 @@ def test_the_manifest_tells_the_truth_about_the_files(data, tmp_path):
         assert 0 < apart.max() == entry["linf"] <= 16
     head = listed["head"]
     assert head["passes_per_image"] == 3 * 2
-    assert (head["eps"], head["steps"], head["seed"], head["images"]) == (16.0, 3, 0, 9)
+    assert (head["eps"], head["seed"], head["batch"], head["images"]) == (16.0, 0, 4, 9)
+    assert head["attack"] == "deep-fusion (reconstruction)"
+    assert head["settings"]["steps"] == 3
+    assert [(i["passes"], i["batch"]) for i in listed["images"]] == [(6, 4)] * 9
     assert head["surrogates"] == ["three", "other_three"]
     assert len(set(head["fingerprints"])) == 2
     assert all(head["taps"])
@@ -79,13 +83,13 @@ def test_the_manifest_tells_the_truth_about_the_files(data, tmp_path):
 def test_one_pass_of_every_surrogate_a_step(data, tmp_path):
     calls = []
     hooks = [
-        m.register_forward_hook(lambda module, *_: calls.append(module)) for m in prepared(2, True)
+        m.register_forward_hook(lambda module, *_: calls.append(module)) for m in prepared(2, QUICK)
     ]
     run(data, tmp_path / "out", batch=9)
     for hook in hooks:
         hook.remove()
     assert len(calls) == 3 * 2
-    assert {id(m) for m in calls} == {id(m) for m in prepared(2, True)}
+    assert {id(m) for m in calls} == {id(m) for m in prepared(2, QUICK)}
 
 
 def test_an_image_alone_and_in_another_order_has_the_same_bytes(data, tmp_path):
@@ -101,9 +105,9 @@ def test_an_image_alone_and_in_another_order_has_the_same_bytes(data, tmp_path):
 
 def test_a_short_batch_is_filled_up(data, tmp_path, monkeypatch):
     """Kernels are chosen by batch size: with one size, an image cannot feel how many there are."""
-    attack, seen = crafting.deep_fusion, []
+    attack, seen = batches.attack, []
     monkeypatch.setattr(
-        crafting, "deep_fusion", lambda *a: (seen.append((len(a[1]), a[3])), attack(*a))[1]
+        batches, "attack", lambda *a: (seen.append((len(a[1]), a[3])), attack(*a))[1]
     )
     run(data, tmp_path / "out")
     assert [count for count, _ in seen] == [4, 4, 4]
@@ -122,7 +126,7 @@ def test_a_seed_is_a_result(data, tmp_path):
 
 def interrupt(monkeypatch, after):
     """Let Ctrl-C arrive in the attack on batch number ``after``, counted from 0."""
-    attack, calls = crafting.deep_fusion, []
+    attack, calls = batches.attack, []
 
     def once(*args):
         calls.append(1)
@@ -130,7 +134,7 @@ def interrupt(monkeypatch, after):
             raise KeyboardInterrupt
         return attack(*args)
 
-    monkeypatch.setattr(crafting, "deep_fusion", once)
+    monkeypatch.setattr(batches, "attack", once)
 
 
 @pytest.mark.parametrize("cut", [0, 7])
@@ -143,8 +147,8 @@ def test_a_resumed_set_is_that_of_a_straight_run(cut, data, tmp_path, monkeypatc
     if cut:  # the power went while the last line was written
         journal.write_bytes(journal.read_bytes()[:-cut])
     calls = []
-    attack = crafting.deep_fusion
-    monkeypatch.setattr(crafting, "deep_fusion", lambda *a: (calls.append(a[3]), attack(*a))[1])
+    attack = batches.attack
+    monkeypatch.setattr(batches, "attack", lambda *a: (calls.append(a[3]), attack(*a))[1])
     run(data, out, resume=True)
     assert made(out) == made(straight)
     assert calls[0][0] == ("c1/0.png" if cut else "c1/1.png")  # the rest was not done again
@@ -206,7 +210,7 @@ def test_a_finished_set_is_left_as_it_is(data, tmp_path, monkeypatch):
     out = tmp_path / "out"
     first = run(data, out)
     before = made(out)
-    monkeypatch.setattr(crafting, "deep_fusion", None)  # would fail if called
+    monkeypatch.setattr(batches, "attack", None)  # would fail if called
     assert run(data, out, resume=True) == first
     assert made(out) == before
     with pytest.raises(InputError, match="is not an empty folder"):
@@ -314,8 +318,8 @@ def test_models_that_do_not_fit_the_labels_are_refused(data, tmp_path):
 
 
 def test_weights_that_are_not_numbers_leave_no_image(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(crafting, "prepare", lambda models, **_: prepare(models, tapped=False))
-    with pytest.raises(ModelError, match="surrogates broken"):
+    monkeypatch.setattr(crafting, "prepare", prepare)
+    with pytest.raises(ModelError, match="surrogate broken"):
         craft(folder.load(data), [nets.classifier(nets.broken)], tmp_path / "out", QUICK)
     assert sorted(made(tmp_path / "out")) == ["journal.jsonl"]
 

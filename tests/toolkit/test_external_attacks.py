@@ -14,14 +14,15 @@ from deepfusion_toolkit.attacks import (
     auto_attack,
     carlini_wagner_l2,
     carlini_wagner_linf,
+    prepare,
 )
 from deepfusion_toolkit.attacks.carlini_wagner import Search
 from deepfusion_toolkit.attacks.mean_logits import MeanLogits, Spent
 from deepfusion_toolkit.attacks.one_by_one import one_by_one, seeded
 from deepfusion_toolkit.attacks.parts import Effort, plan_for
-from deepfusion_toolkit.attacks.surrogates import prepare
 from tests.toolkit import attack_nets as nets
 
+PLAIN = Settings(feature_weight=0.0)
 SMALL = {
     auto_attack: {"effort": Effort(iterations=5, queries=20)},
     carlini_wagner_l2: {"search": Search(iterations=3, searches=12)},
@@ -41,7 +42,7 @@ def linear(classes, *seeds):
 
 @cache
 def skipping():
-    return prepare([nets.classifier(nets.three), nets.classifier(nets.other_three)], tapped=False)
+    return prepare([nets.classifier(nets.three), nets.classifier(nets.other_three)], PLAIN)
 
 
 def greys(count, seed=3):
@@ -65,7 +66,7 @@ def nearest(images, labels, mean, norm):
 
 def test_mean_logits_are_those_of_the_base_models():
     models = [nets.classifier(nets.three), nets.classifier(nets.other_three)]
-    mean = MeanLogits(prepare(models, tapped=False))
+    mean = MeanLogits(prepare(models, PLAIN))
     with torch.no_grad():
         wanted = (models[0](greys(3)) + models[1](greys(3))) / 2
         torch.testing.assert_close(mean(greys(3)), wanted)

@@ -8,7 +8,7 @@ import eagerpy
 import pytest
 import torch
 
-from deepfusion_toolkit.attacks import Settings, deep_fusion
+from deepfusion_toolkit.attacks import Settings, attack
 from deepfusion_toolkit.attacks.mean_logits import MeanLogits
 from tests.toolkit import attack_nets as nets
 
@@ -33,19 +33,19 @@ def test_plain_deep_fusion_is_foolboxs_iteration(foolbox, steps, eps, targeted):
     clean = torch.randint(0, 256, (6, 3, *nets.SIZE), generator=draw) / 255
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     chosen = Settings(eps=eps, steps=steps, decay=0.0, feature_weight=0.0, targeted=targeted)
-    ours = deep_fusion([surrogate], clean, labels, list("abcdef"), chosen)
+    ours = attack([surrogate], clean, labels, list("abcdef"), chosen).images
 
     iteration = foolbox.attacks.LinfBasicIterativeAttack
     if steps == 1 and not targeted:  # their one-step attack knows no targets
-        attack = foolbox.attacks.LinfFastGradientAttack()
+        library = foolbox.attacks.LinfFastGradientAttack()
         assert chosen.alpha == pytest.approx(eps / 255)
     else:
-        attack = iteration(abs_stepsize=chosen.alpha, steps=steps, random_start=False)
+        library = iteration(abs_stepsize=chosen.alpha, steps=steps, random_start=False)
     if targeted:  # foolbox minimises cross-entropy there, we climb the target's logit
-        attack.get_loss_fn = lambda model, wanted: lambda x: -picked(model(x), wanted)
+        library.get_loss_fn = lambda model, wanted: lambda x: -picked(model(x), wanted)
     network = foolbox.PyTorchModel(MeanLogits([surrogate]), bounds=(0, 1))
     named = foolbox.TargetedMisclassification if targeted else foolbox.Misclassification
-    theirs = attack.run(network, clean, named(labels), epsilon=eps / 255)
+    theirs = library.run(network, clean, named(labels), epsilon=eps / 255)
     differs = (ours - theirs).abs() > 1e-6
     assert differs.float().mean() < 0.001  # gradients so near 0 that rounding decides their sign
 

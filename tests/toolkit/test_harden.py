@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from deepfusion_edge.errors import ModelError, UsageError
+from deepfusion_toolkit import attacks
 from deepfusion_toolkit import harden as hardening
 from deepfusion_toolkit import plan as plans
-from deepfusion_toolkit.attacks.surrogates import prepare
+from deepfusion_toolkit.attacks import prepare
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.harden import Settings, choose, harden, transfer_examples
 from deepfusion_toolkit.models import load
@@ -21,8 +22,14 @@ QUICK = {"steps": 2, "members": 4, "crafted": 20, "false_positive_rate": 0.5}
 
 
 @cache
-def prepared():
-    return prepare([nets.classifier(nets.public)])
+def prepared(settings):
+    return prepare([nets.classifier(nets.public)], settings)
+
+
+@pytest.fixture
+def trace_once(monkeypatch):
+    """Surgery takes longer than the attack: do it once for the same settings."""
+    monkeypatch.setattr(attacks, "prepare", lambda _models, settings: prepared(settings))
 
 
 @pytest.fixture
@@ -56,8 +63,8 @@ def test_a_hardened_model_and_its_plan_belong_together(data, tmp_path):
     assert not any(p.requires_grad for p in model.parameters())
 
 
-def test_one_epoch_runs_and_the_same_seed_gives_the_same_weights(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(hardening, "prepare", lambda _: prepared())
+@pytest.mark.usefixtures("trace_once")
+def test_one_epoch_runs_and_the_same_seed_gives_the_same_weights(data, tmp_path):
     found = []
     for number, seed in enumerate((0, 0)):
         model = nets.classifier(nets.learner)
@@ -94,8 +101,8 @@ def test_the_strongest_erosion_that_keeps_accuracy_is_chosen(data, monkeypatch):
     assert sites[0].strength == asked[-1]
 
 
-def test_transfer_examples_stay_within_epsilon(data, monkeypatch):
-    monkeypatch.setattr(hardening, "prepare", lambda _: prepared())
+@pytest.mark.usefixtures("trace_once")
+def test_transfer_examples_stay_within_epsilon(data):
     made = transfer_examples(
         [nets.classifier(nets.public)], data, Settings(eps=6, steps=3, crafted=9)
     )
@@ -108,8 +115,8 @@ def test_transfer_examples_stay_within_epsilon(data, monkeypatch):
     assert apart.min() > 0
 
 
-def test_training_that_diverges_says_so(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(hardening, "prepare", lambda _: prepared())
+@pytest.mark.usefixtures("trace_once")
+def test_training_that_diverges_says_so(data, tmp_path):
     model = nets.classifier(nets.learner)
     with torch.no_grad():
         model.core.main.weight.fill_(float("nan"))

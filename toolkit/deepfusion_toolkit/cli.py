@@ -27,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     _train(commands.add_parser("train", help="train a small classifier"))
     _craft(commands.add_parser("craft", help="attack images on surrogates and save them"))
     _evaluate(commands.add_parser("evaluate", help="judge attacked sets on targets"))
+    _ablate(commands.add_parser("ablate", help="measure what each part of the attack earns"))
     _harden(commands.add_parser("harden", help="choose erosion and train a defended classifier"))
     return parser
 
@@ -122,6 +123,29 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     options.add_engine(parser)
     _seed(parser)
     parser.set_defaults(run="evaluate")
+
+
+def _ablate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help=DATA)
+    parser.add_argument("--surrogate", action="append", required=True, metavar="SPEC", help=SPEC)
+    parser.add_argument("--target", action="append", required=True, metavar="SPEC", help=SPEC)
+    parser.add_argument(
+        "--passes",
+        type=int,
+        action="append",
+        metavar="N",
+        help="budget per image, all surrogates counted; may be repeated (20)",
+    )
+    parser.add_argument("--eps", type=float, default=16.0, help="budget in 1/255 (%(default)s)")
+    parser.add_argument("--targeted", action="store_true", help="towards the target class")
+    parser.add_argument("--limit", type=int, help="at most so many images, balanced over classes")
+    parser.add_argument("--batch", type=int, default=10, help="images at once (%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the table for evaluate --ablation"
+    )
+    _seed(parser)
+    _json(parser)
+    parser.set_defaults(run="ablate")
 
 
 def _harden(parser: argparse.ArgumentParser) -> None:

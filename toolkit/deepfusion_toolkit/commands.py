@@ -11,6 +11,7 @@ import torch
 from deepfusion_edge import console
 from deepfusion_edge.erosion import MAX_SEED
 from deepfusion_edge.errors import UsageError
+from deepfusion_toolkit import ablate as ablation
 from deepfusion_toolkit import attacks, data, engines, models, parts, training
 from deepfusion_toolkit import craft as crafting
 from deepfusion_toolkit import harden as hardening
@@ -20,11 +21,13 @@ from deepfusion_toolkit import study as judging
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.files import write_bytes
 from deepfusion_toolkit.models import Classifier
+from deepfusion_toolkit.names import DEEP_FUSION
 from deepfusion_toolkit.report import ablation as tables
 from deepfusion_toolkit.report import table, write_html
 from deepfusion_toolkit.report.evaluation import page_of
 from deepfusion_toolkit.report.evaluation_table import print_study
 from deepfusion_toolkit.report.terminal import progress
+from deepfusion_toolkit.transfer import Trial
 
 
 def render(args: argparse.Namespace) -> int:
@@ -62,15 +65,7 @@ def craft(args: argparse.Namespace) -> int:
     settings = _attack(args)
     device = _device(args)
     engine = _engine(args, device)
-    dataset = folder.load(args.data)
-    if args.limit is not None:
-        _at_least_one(limit=args.limit)
-        dataset = folder.subset(dataset, limit=args.limit, seed=settings.seed)
-        if dataset.classes and len({i.label for i in dataset.items}) < len(dataset.classes):
-            raise UsageError(
-                f"limit {args.limit} leaves one of {len(dataset.classes)} classes without an image",
-                f"give --limit {len(dataset.classes)} or more",
-            )
+    dataset = _limited(args, settings.seed)
     surrogates = _models(args.surrogate, dataset)
     made = crafting.craft(
         dataset,
@@ -98,6 +93,45 @@ def craft(args: argparse.Namespace) -> int:
             f"{args.out}: {len(made.images)} images, none further than "
             f"{max(c.linf for c in made.images)}/255, {made.head.passes_per_image} passes each\n"
         )
+    return 0
+
+
+def _limited(args: argparse.Namespace, seed: int) -> folder.Dataset:
+    """Load --data; with --limit, so many of its images, balanced over classes."""
+    dataset = folder.load(args.data)
+    if args.limit is None:
+        return dataset
+    _at_least_one(limit=args.limit)
+    dataset = folder.subset(dataset, limit=args.limit, seed=seed)
+    if dataset.classes and len({i.label for i in dataset.items}) < len(dataset.classes):
+        raise UsageError(
+            f"limit {args.limit} leaves one of {len(dataset.classes)} classes without an image",
+            f"give --limit {len(dataset.classes)} or more",
+        )
+    return dataset
+
+
+def ablate(args: argparse.Namespace) -> int:
+    """``deepfusion ablate``."""
+    _at_least_one(batch=args.batch)
+    budgets = args.passes or [20]
+    for passes in budgets:
+        attacks.settings_for(
+            DEEP_FUSION, passes=passes, surrogates=len(args.surrogate), eps=args.eps
+        )
+    dataset = _limited(args, _seed(args))
+    loaded = _models([*args.surrogate, *args.target], dataset)
+    count = len(args.surrogate)
+    trial = Trial(dataset, loaded[:count], loaded[count:], args.batch)
+    lines = ablation.ablate(trial, budgets, eps=args.eps, targeted=args.targeted, seed=_seed(args))
+    made = ablation.as_table(lines, trial, args.eps)
+    if args.out:
+        write_bytes(args.out, msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
+    if args.json:
+        _print(lines)
+    else:
+        columns, rows = made["columns"], made["rows"]
+        table(f"{args.data}: {len(dataset)} images", columns, rows)  # type: ignore[arg-type]
     return 0
 
 

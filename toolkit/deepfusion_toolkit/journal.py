@@ -11,7 +11,7 @@ from deepfusion_edge.errors import InputError
 from deepfusion_toolkit.attacks import Settings
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset, Item
-from deepfusion_toolkit.files import sha256_of, write_bytes
+from deepfusion_toolkit.files import MALFORMED, sha256_of, write_bytes
 
 MANIFEST, JOURNAL = "manifest.json", "journal.jsonl"
 
@@ -93,7 +93,7 @@ def load_attacked(path: Path) -> Dataset:
         return dataset
     try:
         made = msgspec.json.decode(manifest.read_bytes(), type=_Targets)
-    except (msgspec.DecodeError, RecursionError):
+    except MALFORMED:
         return dataset  # some other tool's manifest
     targets = {image.file: image.target for image in made.images}
     items = tuple(Item(i.file, i.label, targets.get(i.file)) for i in dataset.items)
@@ -107,7 +107,7 @@ def begun_with(out: Path) -> Head | None:
             return msgspec.json.decode((out / MANIFEST).read_bytes(), type=SetManifest).head
         if (out / JOURNAL).is_file():
             return msgspec.json.decode((out / JOURNAL).read_bytes().split(b"\n")[0], type=Head)
-    except msgspec.DecodeError:
+    except MALFORMED:
         return None
     return None
 
@@ -122,7 +122,7 @@ def open_set(
     """
     try:
         return _opened(dataset, out, head, items, resume)
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise InputError(
             f"{out} holds a damaged manifest or journal ({error})", "choose another --out"
         ) from error

@@ -9,6 +9,7 @@ import msgspec
 
 from deepfusion_edge.errors import InputError, UsageError
 from deepfusion_toolkit.attacks import Settings
+from deepfusion_toolkit.files import MALFORMED
 from deepfusion_toolkit.names import PARTS
 
 
@@ -27,7 +28,7 @@ def chosen(args: argparse.Namespace, settings: Settings) -> Settings:
 def _read(path: Path) -> dict[str, Any]:
     try:
         raw = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *MALFORMED) as error:
         raise InputError(
             f"configuration {path} cannot be read ({error})", "give a JSON object of parts"
         ) from error

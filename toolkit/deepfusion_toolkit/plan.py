@@ -12,7 +12,7 @@ from torch import nn
 from deepfusion_edge.erosion import Site
 from deepfusion_edge.errors import InputError, ModelError
 from deepfusion_edge.fusion import Thresholds
-from deepfusion_toolkit.files import write_bytes
+from deepfusion_toolkit.files import MALFORMED, write_bytes
 from deepfusion_toolkit.models import Classifier
 
 
@@ -73,7 +73,7 @@ def read(path: Path, model: Classifier) -> Plan:
         raise InputError(
             f"plan {path} cannot be read ({error.strerror})", "check the path"
         ) from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise InputError(
             f"{path} is no erosion plan ({error})", "make it with deepfusion harden"
         ) from error

@@ -15,7 +15,7 @@ from deepfusion_toolkit.attacks.one_by_one import seeded
 from deepfusion_toolkit.attacks.parts import STANDARD, Effort, Part, Version, plan_for
 from deepfusion_toolkit.attacks.projections import into_ball
 from deepfusion_toolkit.attacks.settings import Settings
-from deepfusion_toolkit.files import write_bytes
+from deepfusion_toolkit.files import MALFORMED, write_bytes
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.plan import fingerprint
 from deepfusion_toolkit.report.terminal import progress
@@ -150,7 +150,7 @@ def _resumed(state: Path | None, identity: str) -> _State | None:
         return None
     try:
         there = msgspec.json.decode(state.read_bytes(), type=_State)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise InputError(f"{state} is damaged ({error})", "remove it or choose another") from error
     if there.identity != identity:
         raise InputError(

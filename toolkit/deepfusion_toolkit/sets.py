@@ -9,6 +9,7 @@ import msgspec
 
 from deepfusion_edge.errors import DeepFusionError, InputError, UsageError
 from deepfusion_toolkit.data.folder import Dataset, highest_label
+from deepfusion_toolkit.files import MALFORMED
 from deepfusion_toolkit.journal import MANIFEST, load_attacked
 from deepfusion_toolkit.models import Classifier, require_same_classes
 
@@ -120,5 +121,5 @@ def _head(manifest: Path) -> tuple[dict[str, object] | None, Origin]:
     try:
         head = msgspec.json.decode(manifest.read_bytes(), type=dict[str, object])["head"]
         return msgspec.convert(head, dict[str, object]), msgspec.convert(head, Origin)
-    except (OSError, KeyError, msgspec.DecodeError, RecursionError):
+    except (OSError, KeyError, *MALFORMED):
         return None, Origin()

@@ -100,13 +100,13 @@ def smer(passes: Passes, settings: Settings) -> Direction:
 
     def direction(x: Tensor, step: int) -> Tensor:
         inner, memory, total = x, torch.zeros_like(x), torch.zeros_like(x)
-        weight = torch.ones(count, len(x)) / count
+        weight = torch.ones(count, len(x), device=x.device) / count
         for m in range(settings.samples):
             order = transforms.draw([f"{step}/{m}"], count, settings.seed, "smer")[0].argsort()
             for k in order.tolist():
                 gradient = unit(passes.gradient(inner, [k], one(k, count)))
-                still = passes.confidence[k]  # probability left to the true class, [N]
-                weight[k] = torch.exp(still)
+                chance = passes.confidence[k]  # [N]; of the true class, or of the wanted one
+                weight[k] = torch.exp(1 - chance if settings.targeted else chance)
                 share = (weight[k] / weight.sum(0))[:, None, None, None] * count
                 memory = settings.decay * memory + share * gradient
                 total = total + share * gradient

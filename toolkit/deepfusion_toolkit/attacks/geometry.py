@@ -39,11 +39,12 @@ def resize_pad(grid: Tensor, u: Tensor) -> Tensor:
 
 
 def turn(grid: Tensor, u: Tensor) -> Tensor:
-    """Turn the whole image by at most ``TURN`` about its centre; sides of equal length assumed."""
+    """Turn the whole image by at most ``TURN`` about its centre, without shear."""
     angle = TURN * (2 * u[:, 0] - 1)
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
-    x, y = grid[..., 0], grid[..., 1]
-    return torch.stack((cos * x + sin * y, cos * y - sin * x), dim=-1)
+    ratio = grid.shape[2] / grid.shape[1]
+    x, y = grid[..., 0] * ratio, grid[..., 1]  # both in halves of the height
+    return torch.stack(((cos * x + sin * y) / ratio, cos * y - sin * x), dim=-1)
 
 
 def shuffle_rotate(grid: Tensor, u: Tensor) -> Tensor:
@@ -53,7 +54,9 @@ def shuffle_rotate(grid: Tensor, u: Tensor) -> Tensor:
     half = torch.tensor([grid.shape[2], grid.shape[1]]) / 2  # pixels a unit, (x, y)
     pixels = torch.where(swapped[:, None], half.flip(0), half)
     both = _shuffled(both, u[:, 1:], pixels)
-    return torch.where(swapped[:, None, None, None], both.flip(-1), both)
+    both = torch.where(swapped[:, None, None, None], both.flip(-1), both)
+    # what is outside already must not be shuffled back in
+    return torch.where((grid.abs() > 1).any(-1, keepdim=True), OUTSIDE, both)
 
 
 def _shuffled(grid: Tensor, u: Tensor, pixels: Tensor) -> Tensor:

@@ -161,4 +161,6 @@ def cost(settings: Settings, surrogates: int) -> int:
         "fia": surrogates,
     }[settings.method]
     once = surrogates * settings.samples if settings.method == "fia" else 0
+    if settings.mixup:
+        once += surrogates
     return settings.steps * each + once

@@ -14,12 +14,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepfusion_edge.erosion import sample, stream_of
-from deepfusion_edge.errors import ModelError
+from deepfusion_edge.errors import ModelError, UsageError
 from deepfusion_toolkit.attacks import transforms
 from deepfusion_toolkit.attacks.settings import Settings
 from deepfusion_toolkit.surgery import ErodedModel
+from deepfusion_toolkit.surgery.mix import Mixer
 
 TINY = 1e-12
+MIXED_PLACES = 0.1
+"""Share of the places that one pass mixes (CFM)."""
 
 
 class Passes:
@@ -46,9 +49,42 @@ class Passes:
         self.everyone = range(len(self.surrogates))
         self.count = self.draw = 0
         self.tapped: tuple[Tensor, ...] = ()
+        if settings.mixup:
+            self.record()
         self.logits: list[Tensor | None] = [None] * len(self.surrogates)
         self.memories: list[Tensor | None] = [None] * len(self.surrogates)
         self.confidence: list[Tensor] = [labels.float()] * len(self.surrogates)
+
+    def record(self) -> None:
+        """One clean forward of every image's partner through every surrogate; counts as a pass.
+
+        Raises:
+            UsageError: there is no other image.
+        """
+        if self.bank is None:
+            raise UsageError("mix-up has no other image to take from", "give two images or more")
+        which = transforms.draw(self.keys, 1, self.settings.seed, "partner")[:, 0]
+        partners = self.bank[(which * len(self.bank)).long().to(self.bank.device)]
+        for surrogate in self.surrogates:
+            self.count += 1
+            ones = torch.ones(len(self.keys), surrogate.width).to(partners)
+            with torch.no_grad(), mixer_of(surrogate).recording():
+                surrogate(partners, ones)
+
+    def mix(self, index: int) -> None:
+        """Draw for each image and channel what share of the partner's maps one pass takes in."""
+        mixer = mixer_of(self.surrogates[index])
+        total = sum(mixer.channels)
+        stream = (self.draw, index)
+        u = transforms.draw(self.keys, total, self.settings.seed, "mixup", *stream)
+        where = transforms.draw(
+            self.keys, len(mixer.channels), self.settings.seed, "mixed", *stream
+        )
+        shares = (self.settings.mixup * u).split(mixer.channels, dim=1)
+        mixer.shares = [
+            (share * (where[:, place : place + 1] < MIXED_PLACES)).to(self.clean)
+            for place, share in enumerate(shares)
+        ]
 
     def group(self, step: int) -> Sequence[int]:
         """Surrogates of a step: all, or the next minigroup in turn."""
@@ -95,6 +131,8 @@ class Passes:
             image = transforms.apply(
                 image, settings.transforms, self.keys, settings.seed, stream, bank
             )
+        if settings.mixup:
+            self.mix(index)
         seen = surrogate(image, self.factors(index).to(image))
         if settings.feature_weight and seen.taps and settings.method == "fusion":
             remember(seen.taps[0], self.memories, index, settings.feature_weight, settings.adaptive)
@@ -188,3 +226,10 @@ def remember(
         return gradient + share * size * importance
 
     tap.register_hook(fuse)
+
+
+def mixer_of(surrogate: ErodedModel) -> Mixer:
+    """The mixer that ``prepare`` put in."""
+    mixer = surrogate.graph_module.get_submodule("mixer")
+    assert isinstance(mixer, Mixer)  # noqa: S101 - the name is ours
+    return mixer

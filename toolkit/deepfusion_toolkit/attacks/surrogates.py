@@ -10,6 +10,7 @@ from deepfusion_toolkit.surgery import ErodedModel, erode, find_sites
 from deepfusion_toolkit.surgery.damp import damp
 from deepfusion_toolkit.surgery.fold import fold
 from deepfusion_toolkit.surgery.graph import Traced, trace
+from deepfusion_toolkit.surgery.mix import mix
 from deepfusion_toolkit.surgery.sites import find
 
 STRENGTH: dict[Kind, float] = {"skip": 0.2, "activation": 0.02, "norm": 0.02}
@@ -28,6 +29,8 @@ def prepare(models: Sequence[Classifier], settings: Settings) -> list[ErodedMode
         if settings.residual < 1:
             damp(eroded.graph_module, settings.residual)
         fold(eroded.graph_module)
+        if settings.mixup:
+            mix(eroded.graph_module)
         prepared.append(eroded)
     return prepared
 

@@ -5,6 +5,8 @@ from deepfusion_toolkit.report.pictures import perturbation
 from deepfusion_toolkit.report.sections import (
     Bar,
     Bars,
+    Curve,
+    Curves,
     Figure,
     Figures,
     HeatCell,
@@ -28,6 +30,8 @@ from deepfusion_toolkit.report.terminal import progress, table
 __all__ = [
     "Bar",
     "Bars",
+    "Curve",
+    "Curves",
     "Figure",
     "Figures",
     "HeatCell",

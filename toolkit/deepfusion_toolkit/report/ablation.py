@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from deepfusion_edge.errors import InputError
+from deepfusion_toolkit.files import MALFORMED
 from deepfusion_toolkit.report.sections import Cell, Table
 
 _FORM = 'give {"title": "...", "columns": ["..."], "rows": [["...", 0.5]], "notes": ["..."]}'
@@ -33,7 +34,7 @@ def read(path: Path) -> Table:
         raise InputError(
             f"ablation {path} cannot be read ({error.strerror})", "check the path"
         ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise InputError(f"{path} is no ablation table ({error})", _FORM) from error
     for number, row in enumerate(found.rows, 1):
         if len(row) != len(found.columns):

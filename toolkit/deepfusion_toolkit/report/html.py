@@ -11,6 +11,7 @@ from pathlib import Path
 import jinja2
 
 from deepfusion_edge.errors import StorageError
+from deepfusion_toolkit.report.curves import drawn
 from deepfusion_toolkit.report.pictures import data_uri
 from deepfusion_toolkit.report.sections import Bar, Cell, HeatMap, Section, Table
 
@@ -87,6 +88,7 @@ def _environment() -> jinja2.Environment:
         percent=lambda share: f"{100 * share:.1f} %",
         extent=_extent,
         heat=_heat,
+        drawn=drawn,
     )
     return environment
 

@@ -114,6 +114,25 @@ class Bars:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """One line of a chart: points (x above 0, share in [0, 1]); a strong one is drawn in colour."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Shares against a quantity on a logarithmic axis, each line labelled at its end."""
+
+    items: Sequence[Curve]
+    x_label: str
+    heading: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What a model said of a picture: by whom, which class, and whether that is right."""
 
@@ -175,7 +194,7 @@ class Settings:
     heading: str = "Settings"
 
 
-Section = Text | Warnings | Figures | Table | HeatMap | Bars | Strip | Messages | Settings
+Section = Text | Warnings | Figures | Table | HeatMap | Bars | Curves | Strip | Messages | Settings
 
 
 def share(hits: int, total: int) -> str:

@@ -12,8 +12,8 @@ def fold(module: GraphModule) -> int:
     """Fold each inference batch norm that alone follows a convolution, and each even zero padding.
 
     With ``s = sqrt(var + eps)``, ``gamma * (conv(x; W, b) - mean) / s + beta`` is the convolution
-    with ``W * gamma / s`` and ``(b - mean) * gamma / s + beta``: one pass over the map less, forward
-    and backward. Erosion of a norm's weight needs only its output and its bias, so it stays exact.
+    with ``W * gamma / s`` and ``(b - mean) * gamma / s + beta``: one pass over the map less both
+    ways. Erosion of a norm's weight needs only its output and its bias, so it stays exact.
 
     Args:
         module: frozen; its convolutions' weights become channels-last, which is the order in which

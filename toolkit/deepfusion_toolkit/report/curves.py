@@ -1,0 +1,73 @@
+"""Lines of a chart in pixels: a logarithmic axis to the right, shares upwards."""
+
+from dataclasses import dataclass
+from math import log
+
+from deepfusion_toolkit.report.sections import Curves
+
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 560.0, 12.0, 312.0
+LABEL_STEP = 15.0
+"""Least distance between two labels."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One line: SVG points, dots, and where its label stands."""
+
+    label: str
+    path: str
+    dots: list[tuple[float, float]]
+    at: float
+    strong: bool
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Everything the template draws: lines, ticks (position, text) of both axes."""
+
+    lines: list[Drawn]
+    across: list[tuple[float, str]]
+    up: list[tuple[float, str]]
+
+
+def drawn(section: Curves) -> Chart:
+    """Place lines and ticks.
+
+    Raises:
+        ValueError: no points, a quantity of 0 or less, or a share outside [0, 1].
+    """
+    points = [p for curve in section.items for p in curve.points]
+    if not points or any(x <= 0 or not 0 <= y <= 1 for x, y in points):
+        raise ValueError("a chart needs points with x above 0 and shares in [0, 1]")
+    places = sorted({x for x, _ in points})
+    low, high = log(places[0]), log(places[-1])
+    width = (high - low) or 1.0
+
+    def x_of(value: float) -> float:
+        return round(LEFT + (RIGHT - LEFT) * (log(value) - low) / width, 1)
+
+    def y_of(value: float) -> float:
+        return round(BOTTOM - (BOTTOM - TOP) * value, 1)
+
+    ends = sorted(
+        ((y_of(c.points[-1][1]), index) for index, c in enumerate(section.items) if c.points),
+    )
+    at: dict[int, float] = {}
+    last = TOP - LABEL_STEP
+    for y, index in ends:
+        last = at[index] = max(y, last + LABEL_STEP)
+    excess = max(0.0, last - BOTTOM)  # the lowest labels move up together
+    for order, (_, index) in enumerate(reversed(ends)):
+        at[index] = min(at[index], last - excess - order * LABEL_STEP)
+    lines = []
+    for index, curve in enumerate(section.items):
+        if not curve.points:
+            continue
+        dots = [(x_of(x), y_of(y)) for x, y in curve.points]
+        path = " ".join(f"{x},{y}" for x, y in dots)
+        lines.append(Drawn(curve.label, path, dots, round(at[index] + 4, 1), curve.strong))
+    return Chart(
+        sorted(lines, key=lambda line: line.strong),
+        [(x_of(x), f"{x:g}") for x in places],
+        [(y_of(share / 4), f"{25 * share} %") for share in range(5)],
+    )

@@ -19,6 +19,10 @@ class DeepFusionError(Exception):
         self.remedy = remedy
         super().__init__(f"{what}; {remedy}")
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """Survive pickling: an error of a worker process is its parent's."""
+        return type(self), (self.what, self.remedy)
+
 
 class UsageError(DeepFusionError):
     """An option or a configuration value breaks a rule."""

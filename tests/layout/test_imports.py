@@ -142,7 +142,7 @@ def test_only_the_agent_starts_threads():
 def test_imported_packages_are_declared(package):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    chosen = [extras[name] for name in ("zoo", "timm", "demo", "baselines")]
+    chosen = [extras[name] for name in ("zoo", "timm", "demo", "baselines", "ray")]
     lines = sum(chosen, project["dependencies"])
     names = [line.split(">")[0].split("=")[0].strip() for line in lines]
     declared = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in names}
@@ -170,7 +170,7 @@ def test_every_module_of_the_device_has_a_layer():
 def test_help_loads_nothing_heavy(package):
     script = (
         f"import sys, {package}.cli as cli; cli.build_parser().format_help(); "
-        "print(*{'art', 'onnx', 'onnxruntime', 'paho', 'pyautoattack', 'timm', 'torch'}"
+        "print(*{'art', 'onnx', 'onnxruntime', 'paho', 'pyautoattack', 'ray', 'timm', 'torch'}"
         " & set(sys.modules))"
     )
     done = subprocess.run(
@@ -242,6 +242,7 @@ EDGE_AT = "edge_agent/deepfusion_edge"
             "import pyautoattack",
         ),
         ("baselines-one-home-each", "benchmarks/__init__.py", "import foolbox"),
+        ("ray-one-home", "toolkit/deepfusion_toolkit/engines/processes.py", "import ray"),
     ],
 )
 def test_each_contract_bites(tmp_path, contract, file, line):

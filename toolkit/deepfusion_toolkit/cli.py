@@ -90,6 +90,7 @@ def _craft(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue an interrupted set")
     parser.add_argument("--device", default="cpu", help="of torch: cpu, cuda (%(default)s)")
     options.add_parts(parser)
+    options.add_engine(parser)
     _seed(parser)
     _json(parser)
     parser.set_defaults(run="craft")
@@ -119,6 +120,7 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="JSON table for the page: title, columns, rows, notes",
     )
+    options.add_engine(parser)
     _seed(parser)
     parser.set_defaults(run="evaluate")
 

@@ -12,7 +12,7 @@ from deepfusion_edge import console
 from deepfusion_edge.erosion import MAX_SEED
 from deepfusion_edge.errors import UsageError
 from deepfusion_toolkit import ablate as ablation
-from deepfusion_toolkit import attacks, data, journal, memory, models, parts, training
+from deepfusion_toolkit import attacks, data, engines, journal, memory, models, parts, training
 from deepfusion_toolkit import craft as crafting
 from deepfusion_toolkit import harden as hardening
 from deepfusion_toolkit import plan as plans
@@ -65,6 +65,7 @@ def craft(args: argparse.Namespace) -> int:
     if args.batch is not None:
         _at_least_one(batch=args.batch)
     device = _device(args)
+    engine = _engine(args, device)
     dataset = _limited(args, _seed(args))
     surrogates = _models(args.surrogate, dataset)
     require_fitting_labels(surrogates, dataset, _seed(args))
@@ -78,6 +79,8 @@ def craft(args: argparse.Namespace) -> int:
         batch=_batch(args, surrogates, settings, device),
         resume=args.resume,
         device=device,
+        engine=engine,
+        threads=args.threads,
     )
     if args.json:
         _print(
@@ -180,10 +183,17 @@ def _device(args: argparse.Namespace) -> str:
     return str(args.device)
 
 
+def _engine(args: argparse.Namespace, device: str = "cpu") -> engines.Engine:
+    if args.threads is not None:
+        _at_least_one(threads=args.threads)
+    return engines.engine_for(args.engine, args.workers, device, args.ray_address)
+
+
 def evaluate(args: argparse.Namespace) -> int:
     """``deepfusion evaluate``."""
     if args.ablation and not args.html:
         raise UsageError("--ablation without --html", "say where to write the page")
+    engine = _engine(args)
     ablation = tables.read(args.ablation) if args.ablation else None
     sets = attacked.load(args.data)
     clean = folder.load(args.clean) if args.clean else None
@@ -191,7 +201,9 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.plan and len(targets) != 1:
         raise UsageError(f"--plan with {len(targets)} targets", "give the one target of the plan")
     plan = plans.read(args.plan, targets[0]) if args.plan else None
-    result = judging.study(sets, clean, targets, plan=plan, seed=_seed(args))
+    result = judging.study(
+        sets, clean, targets, plan=plan, seed=_seed(args), engine=engine, threads=args.threads
+    )
     if args.json:
         write_bytes(args.json, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     if args.html:

@@ -1,7 +1,8 @@
 """Crafting a whole adversarial set: checks, batches, a journal to resume from, a manifest."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -11,10 +12,19 @@ from deepfusion_edge.erosion import stream_of
 from deepfusion_edge.errors import InputError, ModelError, UsageError
 from deepfusion_toolkit import __version__
 from deepfusion_toolkit.attacks import Settings, cost, prepare
-from deepfusion_toolkit.batches import Workshop, saved_as
+from deepfusion_toolkit.batches import Made, Workshop, save, saved_as
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset, Item
-from deepfusion_toolkit.journal import JOURNAL, Head, SetManifest, close_set, open_set
+from deepfusion_toolkit.engines import Engine, Local, Work, announced
+from deepfusion_toolkit.jobs import CraftJob
+from deepfusion_toolkit.journal import (
+    JOURNAL,
+    Head,
+    SetManifest,
+    begun_with,
+    close_set,
+    open_set,
+)
 from deepfusion_toolkit.models import Classifier, require_same_classes
 from deepfusion_toolkit.names import DEEP_FUSION
 from deepfusion_toolkit.plan import fingerprint
@@ -65,6 +75,8 @@ def craft(
     batch: int = 16,
     resume: bool = False,
     device: str = "cpu",
+    engine: Engine | None = None,
+    threads: int | None = None,
 ) -> SetManifest:
     """Attack a data set on surrogates and save it with its manifest, in the data set's layout.
 
@@ -77,38 +89,65 @@ def craft(
         batch: images at once; halved, with a note on stderr, where memory ends.
         resume: go on with what an interrupted run of the same settings left in ``out``.
         device: of torch, where the surrogates run.
+        engine: where the work is done; None: in this process. It decides nothing about the files,
+            and a run may be resumed with another one.
+        threads: of torch in each process, part of the head; None: those of the run that is
+            resumed, or the engine's choice.
 
     Raises:
+        UsageError: other processes cannot load a model that was not loaded from a SPEC.
+        UnreachableError: too many workers were lost; what is finished stays and can be resumed.
         InputError: ``out`` holds something else, or an image cannot be read.
         ModelError: surrogates do not fit each other or the labels, or give no finite numbers.
         StorageError: the disk is full; what is finished stays and can be resumed.
     """
     require_same_classes(models, dataset.classes, folder.highest_label(dataset))
     _require_whole(dataset)
+    chosen: Engine = engine or Local()
     surrogates = prepare(models, settings)
-    for surrogate in surrogates:
-        surrogate.to(device)
     bank = bank_of(dataset, settings.seed) if settings.mixes else ()
-    head = head_of(dataset, models, surrogates, settings, name, batch, bank)
+    begun = begun_with(out) if resume else None
+    threads = threads or (begun.threads if begun else None) or chosen.threads
+    head = head_of(dataset, models, surrogates, settings, name, batch, bank, threads)
     items = (
         targets_of(dataset, models[0].classes, settings.seed)
         if settings.targeted
         else tuple(Item(item.file, item.label) for item in dataset.items)
     )
+    job = CraftJob.of(chosen, models, dataset, settings, batch, bank)
     done = open_set(dataset, out, head, items, resume)
     if done is None:
         return msgspec.json.decode((out / "manifest.json").read_bytes(), type=SetManifest)
-    workshop = Workshop(dataset, surrogates, settings, out, batch, bank, device)
-    with progress("crafting", len(items)) as advance, (out / JOURNAL).open("ab") as journal:
+
+    def here() -> Work[Sequence[Item], list[Made]]:
+        for surrogate in surrogates:
+            surrogate.to(device)
+        return Workshop(dataset, surrogates, settings, batch, bank, device).craft
+
+    rest = [*chunks(dataset, [i for i in items if i.file not in done], batch)]
+    _say(announced(chosen, threads))
+    results = chosen.run(job, rest, threads=threads, notify=_say, here=here)
+    with (
+        progress("crafting", len(items)) as advance,
+        (out / JOURNAL).open("ab") as journal,
+        closing(results),
+    ):
         advance(len(done))
-        rest = [item for item in items if item.file not in done]
-        for group in folder.groups_by_size(dataset, rest).values():
-            for crafted in workshop.craft(group, _say):
-                done[crafted.source] = crafted
-                journal.write(msgspec.json.encode(crafted) + b"\n")
+        for _, finished in results:
+            for made in finished:
+                save(made, out)
+                done[made.record.source] = made.record
+                journal.write(msgspec.json.encode(made.record) + b"\n")
                 journal.flush()
                 advance(1)
     return close_set(dataset, out, head, [done[i.file] for i in items])
+
+
+def chunks(dataset: Dataset, items: Sequence[Item], batch: int) -> Iterator[list[Item]]:
+    """Batches of images of one size."""
+    for group in folder.groups_by_size(dataset, items).values():
+        for at in range(0, len(group), batch):
+            yield group[at : at + batch]
 
 
 def head_of(
@@ -119,6 +158,7 @@ def head_of(
     name: str,
     batch: int,
     bank: Sequence[Item],
+    threads: int,
 ) -> Head:
     """Collect what decides about the result."""
     return Head(
@@ -136,6 +176,7 @@ def head_of(
         taps=[",".join(s.tapped) for s in surrogates],
         bank=[item.file for item in bank],
         images=len(dataset),
+        threads=threads,
     )
 
 

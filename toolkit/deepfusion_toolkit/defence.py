@@ -30,10 +30,11 @@ def verdicts(
     members: int,
     thresholds: Thresholds | None,
     seed: int,
+    shown: bool = True,
 ) -> list[Verdict]:
     """Judge every image of a data set, in order, with factors of its own."""
     found = []
-    with progress("fused predictions", len(dataset)) as advance:
+    with progress("fused predictions", len(dataset), shown=shown) as advance:
         for item in dataset.items:
             image = folder.images_as_input(dataset, [item], *model.size)
             outputs = run_members(model, image, seed=seed, key=item.file, members=members)

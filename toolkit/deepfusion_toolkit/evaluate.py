@@ -58,6 +58,10 @@ class Said(NamedTuple):
     flagged: bool | None = None
 
 
+Look = Callable[[Dataset], list[Said]]
+"""Judges every image of a data set, in order."""
+
+
 class Judge:
     """A target, plain or fused, that looks at each clean image once, however often it is asked.
 
@@ -67,9 +71,7 @@ class Judge:
         fused: whether it is the defended form.
     """
 
-    def __init__(
-        self, name: str, model: Classifier, look: Callable[[Dataset], list[Said]], *, fused: bool
-    ) -> None:
+    def __init__(self, name: str, model: Classifier, look: Look, *, fused: bool) -> None:
         self.name, self.model, self.fused = name, model, fused
         self._look = look
         self._known: dict[tuple[Path, str], Said] = {}
@@ -94,7 +96,7 @@ def judges(targets: Sequence[Classifier], plan: Plan | None = None, seed: int = 
     found = [Judge(m.name, m, _plain(m), fused=False) for m in targets]
     if plan is not None:
         name = f"{targets[0].name}, fused over {plan.members}"
-        found.append(Judge(name, targets[0], _fused(targets[0], plan, seed), fused=True))
+        found.append(Judge(name, targets[0], fused(targets[0], plan, seed), fused=True))
     return found
 
 
@@ -136,10 +138,11 @@ def originals(dataset: Dataset, clean: Dataset) -> Dataset:
     return Dataset(clean.root, tuple(items), clean.classes, clean.layout)
 
 
-def predict(model: Classifier, dataset: Dataset) -> list[int]:
+def predict(model: Classifier, dataset: Dataset, *, shown: bool = True) -> list[int]:
     """Classify every image, read and resized as the device does."""
     found: list[int] = []
-    with progress(f"judging with {model.name}", len(dataset)) as advance, torch.no_grad():
+    line = f"judging with {model.name}"
+    with progress(line, len(dataset), shown=shown) as advance, torch.no_grad():
         for at in range(0, len(dataset), BATCH):
             items = dataset.items[at : at + BATCH]
             found += model(folder.images_as_input(dataset, items, *model.size)).argmax(1).tolist()
@@ -152,16 +155,22 @@ def worked(item: Item, label: int) -> bool:
     return label == item.target if item.target is not None else label != item.label
 
 
-def _plain(model: Classifier) -> Callable[[Dataset], list[Said]]:
+def _plain(model: Classifier) -> Look:
     return lambda dataset: [Said(label) for label in predict(model, dataset)]
 
 
-def _fused(model: Classifier, plan: Plan, seed: int) -> Callable[[Dataset], list[Said]]:
+def fused(model: Classifier, plan: Plan, seed: int, *, shown: bool = True) -> Look:
+    """Judge as the device does, by the plan's members."""
     eroded = erode(model, plan.sites)
 
     def look(dataset: Dataset) -> list[Said]:
         found = verdicts(
-            eroded, dataset, members=plan.members, thresholds=plan.thresholds, seed=seed
+            eroded,
+            dataset,
+            members=plan.members,
+            thresholds=plan.thresholds,
+            seed=seed,
+            shown=shown,
         )
         return [Said(v.label, v.state != "accept") for v in found]
 

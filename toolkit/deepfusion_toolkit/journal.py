@@ -37,7 +37,12 @@ class Crafted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything that decides about the result; a resumed run must have the same."""
+    """Everything that decides about the result; a resumed run must have the same.
+
+    Attributes:
+        threads: of torch in each process: kernels may sum in another order with another number.
+            Where the work was done, and by how many processes, is not kept.
+    """
 
     version: str
     torch: str
@@ -53,6 +58,7 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     taps: list[str]
     bank: list[str]
     images: int
+    threads: int | None = None
 
 
 class SetManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,6 +8,7 @@ BASELINES = (
 ATTACKS = (DEEP_FUSION, *BASELINES)
 GEOMETRIC = ("di", "turn", "bsr")
 TRANSFORMS = (*GEOMETRIC, "si", "admix")
+ENGINES = ("local", "processes", "ray")
 KINDS = ("skip", "activation", "norm")
 PARTS = (
     "steps", "step_size", "decay", "nesterov", "loss", "group", "erosion", "kinds", "residual",

@@ -1,10 +1,10 @@
-"""The parts of an attack as options of the command line; none given leaves what a budget chose."""
+"""Options of the command line: the parts of an attack, and where work is done."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from deepfusion_toolkit.names import KINDS, TRANSFORMS
+from deepfusion_toolkit.names import ENGINES, KINDS, TRANSFORMS
 
 
 def add_parts(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,30 @@ def add_parts(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", type=_words, help=shown, default=None, metavar="LIST")
     group.add_argument(
         "--config", type=Path, metavar="FILE", help="JSON object with these names; options win"
+    )
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add what says where the work is done; it decides nothing about the result."""
+    group = parser.add_argument_group("where the work is done (the result is the same)")
+    group.add_argument(
+        "--engine",
+        default="local",
+        choices=ENGINES,
+        help="this process, several of this machine, or a Ray cluster (%(default)s)",
+    )
+    group.add_argument(
+        "--workers", type=int, metavar="N", help="how many work at once (one for each core or GPU)"
+    )
+    group.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="of torch in each worker; another number may change results in their last bits "
+        "(cores divided by workers)",
+    )
+    group.add_argument(
+        "--ray-address", metavar="ADDRESS", help="of a running cluster (one is started here)"
     )
 
 

@@ -8,11 +8,14 @@ import numpy as np
 
 from deepfusion_toolkit import sets as attacked
 from deepfusion_toolkit.data.folder import Dataset
+from deepfusion_toolkit.engines import Engine, Local, threads_of
 from deepfusion_toolkit.evaluate import Judge, TargetResult, judges, originals, worked
+from deepfusion_toolkit.looks import LookJob, looked_at
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.perception import Distance, distance
 from deepfusion_toolkit.plan import Plan, fingerprint
 from deepfusion_toolkit.sets import AttackedSet
+from deepfusion_toolkit.sources import Source
 from deepfusion_toolkit.statistics import Mean, paired_mean
 
 DOUBTFUL = 0.5
@@ -74,6 +77,8 @@ def study(
     *,
     plan: Plan | None = None,
     seed: int = 0,
+    engine: Engine | None = None,
+    threads: int | None = None,
 ) -> Study:
     """Judge every set on every target; with a plan, the (one) target as a fused ensemble too.
 
@@ -83,8 +88,12 @@ def study(
         targets: at least one.
         plan: of the one target.
         seed: of erosion factors.
+        engine: where models look at images; None: in this process.
+        threads: of torch in each process; None: the engine's choice.
 
     Raises:
+        UsageError: other processes cannot load a model that was not loaded from a SPEC.
+        UnreachableError: too many workers were lost.
         InputError, ModelError: sets, originals and targets do not fit; the set is named.
     """
     attacked.require_fitting(sets, clean, targets)
@@ -94,6 +103,22 @@ def study(
             matched.append(originals(one.dataset, clean) if clean is not None else None)
     hashes = {id(model): fingerprint(model.core) for model in targets}
     asked = judges(targets, plan, seed)
+    if engine is None or isinstance(engine, Local):
+        with threads_of(threads or Local().threads):
+            return _judged(sets, matched, clean, asked, hashes)
+    pairs = [(one.dataset, before) for one, before in zip(sets, matched, strict=True)]
+    job = LookJob(tuple(map(Source.of, targets)), plan, seed)
+    asked = looked_at(asked, pairs, job, engine, threads or engine.threads)
+    return _judged(sets, matched, clean, asked, hashes)
+
+
+def _judged(
+    sets: Sequence[AttackedSet],
+    matched: Sequence[Dataset | None],
+    clean: Dataset | None,
+    asked: Sequence[Judge],
+    hashes: Mapping[int, str],
+) -> Study:
     names = _told_apart([judge.name for judge in asked])
     found = []
     for one, before in zip(sets, matched, strict=True):

@@ -36,11 +36,13 @@ class Classifier(nn.Module):
         core: the network for its own input size, normalisation inside; what surgery works on.
         size: that input size, (height, width).
         classes: number of outputs.
+        spec: what it was loaded from, for another process to load it again; None if it was not.
     """
 
     def __init__(self, core: nn.Module, *, name: str, size: tuple[int, int]) -> None:
         super().__init__()
         self.name, self.size = name, size
+        self.spec: str | None = None
         self.core = core.requires_grad_(False)
         if not isinstance(
             core, torch.fx.GraphModule

@@ -30,6 +30,12 @@ def load(spec: str, *, image_size: tuple[int, int] | None = None) -> Classifier:
         UsageError: the spec has none of the known forms.
         ModelError: it does not load, or is no classifier.
     """
+    model = _loaded(spec, image_size)
+    model.spec = str(Path(spec).absolute()) if spec.endswith(".pt2") else spec
+    return model
+
+
+def _loaded(spec: str, image_size: tuple[int, int] | None) -> Classifier:
     if spec in zoo.NAMES:
         return zoo.load(spec)
     if spec.startswith("timm:"):

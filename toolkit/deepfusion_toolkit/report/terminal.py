@@ -37,6 +37,7 @@ def progress(
     *,
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
+    shown: bool = True,
 ) -> Iterator[Advance]:
     """Show how far a long job is; the block gets a function that adds finished steps.
 
@@ -45,7 +46,11 @@ def progress(
         total: steps in all, at least 1.
         stream: where to; stderr by default, and a bar is drawn only if it is a terminal.
         clock: seconds, for the lines of a log.
+        shown: False says nothing: somebody else counts.
     """
+    if not shown:
+        yield lambda _steps: None
+        return
     out = sys.stderr if stream is None else stream
     if not out.isatty():
         with _lines(description, total, out, clock) as advance:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import msgspec
@@ -70,8 +70,14 @@ class Study:
                     self.kept.setdefault(record.key, {})[record.file] = record.said
 
     def key(self, settings: Settings) -> str:
-        """Hash of everything that decides about an outcome, but the image."""
-        return hashlib.sha256(f"{self.identity}{settings!r}".encode()).hexdigest()[:16]
+        """Hash of everything that decides about an outcome, but the image.
+
+        Parts at their default are left out: a new part of the attack spoils no journal.
+        """
+        parts = {
+            f.name: v for f in fields(settings) if (v := getattr(settings, f.name)) != f.default
+        }
+        return hashlib.sha256(f"{self.identity}{parts}".encode()).hexdigest()[:16]
 
     def figure(self, method: str, budget: int, settings: Settings, images: int) -> Figure:
         """Attack the first so many images (what is kept is not repeated) and judge them."""

@@ -315,3 +315,16 @@ def test_a_gradient_that_is_not_finite_names_who_passed():
     (model,) = prepare([nets.classifier(Root)], Settings(**PLAIN))
     with pytest.raises(ModelError, match="the gradient of Root is not finite"):
         attack([model], images(), LABELS, KEYS, Settings(**PLAIN, steps=1))
+
+
+def test_mixed_precision_runs_the_networks_in_bfloat16_and_nothing_else():
+    models = prepare([nets.classifier(nets.three)], Settings(**PLAIN))
+    seen = []
+    models[0].register_forward_hook(
+        lambda _, __, out: seen.append((torch.is_autocast_enabled("cpu"), out.logits.dtype))
+    )
+    full = attack(models, images(), LABELS, KEYS, Settings(**PLAIN, steps=2)).images
+    low = attack(models, images(), LABELS, KEYS, Settings(**PLAIN, steps=2, precision="bf16"))
+    assert seen == [(False, torch.float32)] * 2 + [(True, torch.bfloat16)] * 2
+    assert low.images.dtype == torch.float32
+    assert ((low.images - full).abs() < 1e-6).float().mean() > 0.8

@@ -19,6 +19,7 @@ from deepfusion_toolkit.attacks import transforms
 from deepfusion_toolkit.attacks.settings import Settings
 from deepfusion_toolkit.surgery import ErodedModel
 from deepfusion_toolkit.surgery.mix import Mixer
+from deepfusion_toolkit.surgery.trouble import first_not_finite
 
 TINY = 1e-12
 MIXED_PLACES = 0.1
@@ -133,18 +134,23 @@ class Passes:
             )
         if settings.mixup:
             self.mix(index)
-        seen = surrogate(image, self.factors(index).to(image))
+        factors = self.factors(index).to(image)
+        low = settings.precision == "bf16"
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=low):
+            seen = surrogate(image, factors)
+        logits: Tensor = seen.logits.float()
         if settings.feature_weight and seen.taps and settings.method == "fusion":
             remember(seen.taps[0], self.memories, index, settings.feature_weight, settings.adaptive)
-        if not torch.isfinite(seen.logits).all():
+        if not torch.isfinite(logits).all():
+            layer = first_not_finite(surrogate, image, factors)
             raise ModelError(
-                f"surrogate {surrogate.name} gives scores that are not finite",
-                "check its weights; erode it less with --erosion",
+                f"surrogate {surrogate.name} gives scores that are not finite, first at layer "
+                f"'{layer}'",
+                "check its weights there; erode it less with --erosion",
             )
-        chance = seen.logits.detach().softmax(1).gather(1, self.labels[:, None])[:, 0]
+        chance = logits.detach().softmax(1).gather(1, self.labels[:, None])[:, 0]
         self.confidence[index] = chance
         self.tapped = seen.taps
-        logits: Tensor = seen.logits
         return logits
 
     def tap_gradient(self, x: Tensor, index: int, mask: Tensor) -> Tensor:

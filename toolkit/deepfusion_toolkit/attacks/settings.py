@@ -43,6 +43,7 @@ class Settings:
             SVRE's and SMER's inner steps for each surrogate, FIA's masks).
         radius: neighbours are drawn within this multiple of epsilon around the image; 0: none.
         start: begin at a random point of the ball instead of the image (PGD).
+        precision: "bf16" runs networks in mixed precision: faster on a GPU, slower on a CPU.
         mixup: largest share of a clean feature mixed into a map (CFM); 0 leaves it out.
     """
 
@@ -68,6 +69,7 @@ class Settings:
     radius: float = 0.0
     start: bool = False
     mixup: float = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
         rules = [

@@ -102,5 +102,12 @@ def make(
     facts = {k: v for k, v in result.items() if isinstance(v, (str, int, float, list))}
     facts = {k: v for k, v in facts.items() if k not in {"figures", "targeted"}}
     sections.append(Settings(facts))
-    subtitle = f"{result['surrogates']} to {result['targets']}, epsilon {result['eps']}/255"
+    surrogates, against = (
+        ", ".join(map(str, _listed(result[k]))) for k in ("surrogates", "targets")
+    )
+    subtitle = f"{surrogates} to {against}, epsilon {result['eps']}/255"
     return page("Transfer at matched passes", sections, subtitle=subtitle)
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]

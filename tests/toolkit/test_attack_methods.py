@@ -166,7 +166,7 @@ def _settings_or_none(name, passes):
 def test_deep_fusion_uses_its_budget_whatever_it_is(targeted):
     for count in (1, 2, 3, 5):
         for passes in (*range(count, 40), 100, 500, 1000):
-            chosen = deep_fusion(passes, count, Settings(targeted=targeted, seed=4, eps=3))
+            chosen = deep_fusion(passes, Settings(targeted=targeted, seed=4, eps=3))
             assert passes / 2 < cost(chosen, count) <= passes
             assert (chosen.targeted, chosen.seed, chosen.eps) == (targeted, 4, 3)
 

@@ -32,6 +32,7 @@ GIVEN = {
     "samples": 2,
     "radius": 0.5,
     "mixup": 0.1,
+    "precision": "bf16",
 }
 """A value of every part that plain momentum does not have."""
 
@@ -115,6 +116,7 @@ def test_a_file_overrides_the_budget_and_options_the_file(name, config):
         "tap": ["gelu"],
         "transforms": ["di"],
         "kernel": 3,
+        "precision": "fp32",
     }.get(name, 1)
     again = chosen("--attack", "mi", "--config", file, *as_option(name, other))
     assert getattr(again, name) == as_tuple(other)

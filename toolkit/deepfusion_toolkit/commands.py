@@ -64,12 +64,13 @@ def craft(args: argparse.Namespace) -> int:
     """``deepfusion craft``."""
     if args.batch is not None:
         _at_least_one(batch=args.batch)
+    _attack(args)  # mistakes are told before anything is loaded
     device = _device(args)
     engine = _engine(args, device)
     dataset = _limited(args, _seed(args))
     surrogates = _models(args.surrogate, dataset)
     require_fitting_labels(surrogates, dataset, _seed(args))
-    settings = _attack(args, surrogates)
+    settings = _attack(args, smallest_side(surrogates))
     made = crafting.craft(
         dataset,
         surrogates,
@@ -138,14 +139,13 @@ def ablate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _attack(args: argparse.Namespace, surrogates: Sequence[Classifier]) -> attacks.Settings:
+def _attack(args: argparse.Namespace, side: int = 224) -> attacks.Settings:
     """What --attack, --passes and the single parts ask for; --steps alone is a budget too."""
-    count = len(surrogates)
-    passes = args.passes
+    count, passes = len(args.surrogate), args.passes
     if passes is None:
         rounds = args.steps if args.steps is not None else (300 if args.targeted else 10)
         _at_least_one(steps=rounds)
-        passes, args.steps = rounds * count, None
+        passes = rounds * count
     settings = attacks.settings_for(
         args.attack,
         passes=passes,
@@ -153,10 +153,10 @@ def _attack(args: argparse.Namespace, surrogates: Sequence[Classifier]) -> attac
         eps=args.eps,
         targeted=args.targeted,
         seed=_seed(args),
-        side=smallest_side(surrogates),
+        side=side,
     )
     settings = parts.chosen(args, settings)
-    if (spent := attacks.cost(settings, count)) > passes:
+    if args.passes is not None and (spent := attacks.cost(settings, count)) > passes:
         raise UsageError(
             f"these parts cost {spent} passes an image, the budget is {passes}",
             "lower --steps or --samples, or raise --passes",

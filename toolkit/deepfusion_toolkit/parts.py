@@ -21,6 +21,10 @@ def chosen(args: argparse.Namespace, settings: Settings) -> Settings:
         UsageError: a value breaks a rule.
     """
     given = _read(args.config) if args.config else {}
+    if args.passes is None and args.steps is not None:
+        # the option was the budget, in rounds over all surrogates, and wins over the file's updates
+        given.pop("steps", None)
+        args = argparse.Namespace(**{**vars(args), "steps": None})
     given |= {n: v for n in PARTS if (v := getattr(args, n, None)) is not None}
     return replace(settings, **given)
 

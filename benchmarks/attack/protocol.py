@@ -81,7 +81,8 @@ class Study:
 
     def figure(self, method: str, budget: int, settings: Settings, images: int) -> Figure:
         """Attack the first so many images (what is kept is not repeated) and judge them."""
-        trial = replace_images(self.trial, images)
+        few = replace(self.trial.dataset, items=self.trial.dataset.items[:images])
+        trial = replace(self.trial, dataset=few)
         key = self.key(settings)
         kept = self.kept.setdefault(key, {})
         wanted = {i.file for i in trial.dataset.items}
@@ -112,14 +113,6 @@ class Study:
         )
 
 
-def replace_images(trial: Trial, images: int) -> Trial:
-    """The same trial on its first images; nothing is judged again."""
-    dataset = replace(trial.dataset, items=trial.dataset.items[:images])
-    few = object.__new__(Trial)
-    few.__dict__ = {**trial.__dict__, "dataset": dataset}
-    return few
-
-
 def untargeted(
     study: Study, methods: Sequence[str], budgets: dict[int, int], eps: float, seed: int
 ) -> list[Figure]:
@@ -139,13 +132,24 @@ def untargeted(
 
 def targeted(study: Study, steps: int, eps: float, images: int, seed: int) -> list[Figure]:
     """Deep fusion against the Logit attack, ``steps`` passes of every surrogate each."""
-    count = len(study.trial.surrogates)
+    count, side = len(study.trial.surrogates), smallest_side(study.trial.surrogates)
     budget = steps * count
-    common = {"passes": budget, "surrogates": count, "eps": eps, "seed": seed}
-    common["side"] = smallest_side(study.trial.surrogates)
     return [
-        study.figure(m, budget, settings_for(m, **common, targeted=True), images)  # type: ignore[arg-type]
-        for m in (DEEP_FUSION, "logit")
+        study.figure(
+            method,
+            budget,
+            settings_for(
+                method,
+                passes=budget,
+                surrogates=count,
+                eps=eps,
+                targeted=True,
+                seed=seed,
+                side=side,
+            ),
+            images,
+        )
+        for method in (DEEP_FUSION, "logit")
     ]
 
 

@@ -1,6 +1,6 @@
 """Trying an attack without saving a set: craft in memory, round, ask targets, remember outcomes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deepfusion_toolkit.attacks import Settings, attack, prepare, quantise
-from deepfusion_toolkit.craft import bank_of, targets_of
+from deepfusion_toolkit.craft import bank_of, chunks, targets_of
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset, Item
 from deepfusion_toolkit.models import Classifier, require_same_classes
@@ -33,18 +33,14 @@ class Trial:
     right: dict[str, list[bool]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.right:  # the same images, or fewer, were judged before
+            return
         models = [*self.surrogates, *self.targets]
         require_same_classes(models, self.dataset.classes, folder.highest_label(self.dataset))
-        for part in self.chunks(self.dataset.items):
+        for part in chunks(self.dataset, self.dataset.items, self.batch):
             said = self.ask(folder.stack(self.dataset, part))
             for item, labels in zip(part, said, strict=True):
                 self.right[item.file] = [label == item.label for label in labels]
-
-    def chunks(self, items: Sequence[Item]) -> Iterator[list[Item]]:
-        """Batches of images of one size."""
-        for group in folder.groups_by_size(self.dataset, items).values():
-            for at in range(0, len(group), self.batch):
-                yield group[at : at + self.batch]
 
     def ask(self, images: Tensor) -> list[list[int]]:
         """For each of [N, 3, H, W] in [0, 1]: the class that each target gives it."""
@@ -77,7 +73,7 @@ class Trial:
             return 0
         prepared, passes = prepare(self.surrogates, settings), 0
         bank = self._bank(settings)
-        for part in self.chunks(left):
+        for part in chunks(self.dataset, left, self.batch):
             filled = [*part, *[part[-1]] * (self.batch - len(part))]
             clean = folder.stack(self.dataset, filled)
             goal = [i.target if settings.targeted else i.label for i in filled]

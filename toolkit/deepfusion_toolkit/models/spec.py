@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import library, nn
 
 from deepfusion_edge.errors import ModelError, UsageError
 from deepfusion_toolkit.models import zoo
@@ -107,7 +107,7 @@ def _from_timm(name: str) -> Classifier:
     return Classifier(core, name=name, size=(height, width))
 
 
-_kept: list[torch.library.Library] = []  # a library's operators go when the object goes
+_kept: list[library.Library] = []  # a library's operators go when the object goes
 
 
 def _define_missing_torchvision_operators() -> None:
@@ -117,10 +117,12 @@ def _define_missing_torchvision_operators() -> None:
     except ModuleNotFoundError:
         return
     except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        operators = library.Library("torchvision", "FRAGMENT")
         for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _kept.append(library)
+            operators.define(
+                f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
+        _kept.append(operators)
         for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
             del sys.modules[name]  # what the failed import left behind
 

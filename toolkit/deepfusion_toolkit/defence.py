@@ -1,26 +1,72 @@
 """The defended model as the device runs it: K eroded members, fused, scored and judged."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
 
 from deepfusion_edge.erosion import Site, sample, stream_of
-from deepfusion_edge.fusion import Outputs, Thresholds, Verdict, feature_variance, fuse, judge
+from deepfusion_edge.fusion import TINY, Outputs, Thresholds, Verdict, judge
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset
 from deepfusion_toolkit.report.terminal import progress
 from deepfusion_toolkit.surgery import ErodedModel
 
 
-def run_members(
-    model: ErodedModel, image: torch.Tensor, *, seed: int, key: str, members: int
-) -> Outputs:
+class Fused(NamedTuple):
+    """What a defence sees: fused [N, C] and members' [N, K, C] probabilities, variance [N]."""
+
+    fused: Tensor
+    members: Tensor
+    feature_variance: Tensor
+
+
+class Defended(nn.Module):
+    """An eroded model and its fusion rule as one differentiable network.
+
+    The rule and the scores are those of ``deepfusion_edge.fusion``, which is the reference.
+    """
+
+    def __init__(self, eroded: ErodedModel) -> None:
+        super().__init__()
+        self.eroded = eroded
+        self.size = eroded.size
+
+    def forward(self, images: Tensor, factors: Tensor) -> Fused:
+        """Fuse the members of each image.
+
+        Args:
+            images: [N, 3, H, W] in [0, 1].
+            factors: [N, K, F], see ``draw``.
+        """
+        count, members, width = factors.shape
+        # one image alone is broadcast at the first eroded layer: what is before runs once
+        shown = images if count == 1 else images.repeat_interleave(members, 0)
+        logits, features, *_ = self.eroded(shown, factors.reshape(-1, width))
+        probabilities = logits.softmax(1).view(count, members, -1)
+        features = features.view(count, members, -1)
+        mean = features.mean(1)
+        spread = features.var(1, correction=0).sum(1)
+        relative = spread / (mean.square().sum(1) + TINY)
+        return Fused(probabilities.mean(1), probabilities, relative)
+
+    def draw(
+        self, keys: Sequence[str], *, seed: int, members: int, stream: str = "evaluate"
+    ) -> Tensor:
+        """Factors [N, K, F]: an image's own depend on the seed, the stream and its key alone."""
+        drawn = [
+            sample(self.eroded.sites, seed=seed, stream=stream_of(stream, key), members=members)
+            for key in keys
+        ]
+        return torch.stack([torch.from_numpy(factors) for factors in drawn])
+
+
+def run_members(model: Defended, image: Tensor, *, seed: int, key: str, members: int) -> Outputs:
     """Run one image [1, 3, H, W] through K members; factors depend on the seed and the key."""
-    drawn = sample(model.sites, seed=seed, stream=stream_of("evaluate", key), members=members)
     with torch.no_grad():
-        seen = model(image, torch.from_numpy(drawn))
-    probabilities = seen.logits.softmax(1).numpy()
-    return Outputs(fuse(probabilities), probabilities, feature_variance(seen.features.numpy()))
+        seen = model(image, model.draw([key], seed=seed, members=members))
+    return Outputs(seen.fused[0].numpy(), seen.members[0].numpy(), float(seen.feature_variance))
 
 
 def verdicts(
@@ -34,10 +80,11 @@ def verdicts(
 ) -> list[Verdict]:
     """Judge every image of a data set, in order, with factors of its own."""
     found = []
+    defended = Defended(model)
     with progress("fused predictions", len(dataset), shown=shown) as advance:
         for item in dataset.items:
             image = folder.images_as_input(dataset, [item], *model.size)
-            outputs = run_members(model, image, seed=seed, key=item.file, members=members)
+            outputs = run_members(defended, image, seed=seed, key=item.file, members=members)
             found.append(judge(outputs, thresholds))
             advance(1)
     return found

@@ -1,0 +1,49 @@
+"""The fused network of the toolkit says what the device's numpy rule says, alone or in a batch."""
+
+import numpy as np
+import pytest
+import torch
+
+from deepfusion_edge import fusion
+from deepfusion_toolkit.defence import Defended, run_members
+from deepfusion_toolkit.surgery import erode, find_sites
+from deepfusion_toolkit.surgery.graph import trace
+from tests.toolkit import attack_nets as nets
+
+
+@pytest.fixture(scope="module")
+def defended():
+    model = nets.classifier(nets.public)
+    sites = find_sites(trace(model.core, model.size), ("activation",), {"activation": 0.5})
+    return Defended(erode(model, sites))
+
+
+def test_a_batch_is_fused_like_each_image_alone_and_like_the_device_does(defended):
+    torch.manual_seed(0)
+    images, keys = torch.rand(3, 3, *defended.size), ["a", "b", "c"]
+    factors = defended.draw(keys, seed=1, members=4)
+    with torch.no_grad():
+        seen = defended(images, factors)
+        for n, key in enumerate(keys):
+            alone = run_members(defended, images[n : n + 1], seed=1, key=key, members=4)
+            outputs = defended.eroded(images[n : n + 1], factors[n])
+            features = fusion.feature_variance(outputs.features.numpy())
+            np.testing.assert_allclose(seen.members[n], alone.members, atol=1e-6)
+            np.testing.assert_allclose(seen.fused[n], fusion.fuse(alone.members), atol=1e-6)
+            assert float(seen.feature_variance[n]) == pytest.approx(features, rel=1e-4)
+            assert alone.feature_variance == pytest.approx(features, rel=1e-4) != 0
+
+
+def test_draws_depend_on_seed_stream_and_key_alone(defended):
+    both = defended.draw(["a", "b"], seed=1, members=4)
+    assert torch.equal(both[1], defended.draw(["b"], seed=1, members=4)[0])
+    assert torch.equal(both[:, :2], defended.draw(["a", "b"], seed=1, members=2))
+    for other in ({"seed": 2}, {"seed": 1, "stream": "eot"}):
+        assert not torch.equal(both, defended.draw(["a", "b"], members=4, **other))
+
+
+def test_an_attacker_can_climb_through_the_whole_fused_output(defended):
+    image = torch.full((2, 3, *defended.size), 0.5, requires_grad=True)
+    seen = defended(image, defended.draw(["a", "b"], seed=0, members=3))
+    (gradient,) = torch.autograd.grad(seen.fused[:, 0].sum() + seen.feature_variance.sum(), image)
+    assert (gradient.abs().amax((1, 2, 3)) > 0).all()

@@ -21,9 +21,10 @@ RANDOM = {
     "di": "sees the image resized and moved, which turns a linear gradient",
     "bsr": "sees the image in shuffled parts, which turns a linear gradient",
     "logit": "is DI and TI with another loss",
+    "cw": "searches the smallest change, in the L2 norm",
     DEEP_FUSION: "may have any of these parts, by budget",
 }
-LEAST = {"vmi": 2, "pgn": 2, "svre": 3, "fia": 2}
+LEAST = {"vmi": 2, "pgn": 2, "svre": 3, "fia": 2, "cw": 2}
 """Passes for each surrogate that one step needs, where it is more than one."""
 BUDGETS = pytest.mark.parametrize("budget", [20, 80, 7, 33])
 
@@ -134,7 +135,9 @@ def test_passes_are_counted_and_never_above_the_budget(name, budget, targeted):
         )
         models, seen = surrogates(count, chosen), []
         hooks = [
-            model.register_forward_hook(lambda *a, seen=seen: seen.append(len(a[2].logits)))
+            model.register_forward_hook(
+                lambda *a, seen=seen: seen.append(len(a[2].logits) * a[2].logits.requires_grad)
+            )
             for model in models
         ]
         found = attack(models, clean, labels, ["a"], chosen, BANK)

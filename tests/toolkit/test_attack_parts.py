@@ -5,8 +5,9 @@ from dataclasses import fields
 
 import pytest
 
+from deepfusion_edge.errors import UsageError
 from deepfusion_toolkit import commands, names
-from deepfusion_toolkit.attacks import Settings, cost, settings_for
+from deepfusion_toolkit.attacks import Settings, cost, prepare, settings_for
 from deepfusion_toolkit.attacks.directions import DIRECTIONS
 from deepfusion_toolkit.attacks.methods import BASELINES
 from deepfusion_toolkit.cli import build_parser, main
@@ -90,7 +91,7 @@ def test_names_are_the_tables():
     assert tuple(BASELINES) == names.BASELINES
     assert (names.DEEP_FUSION, *BASELINES) == names.ATTACKS
     plain = {settings_for(n, passes=100, surrogates=1).method for n in names.BASELINES}
-    assert plain == set(DIRECTIONS)
+    assert plain == {*DIRECTIONS, "cw"}
 
 
 @pytest.mark.parametrize("name", names.PARTS)
@@ -220,3 +221,9 @@ def test_parts_and_passes_are_told_in_the_manifest(tmp_path, capsys, config):
     listed = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert listed["schema"] == 2
     assert {image["passes"] for image in listed["images"]} == {2}
+
+
+def test_a_tap_of_a_model_that_is_no_surrogate_is_refused():
+    model = nets.classifier(nets.three)
+    with pytest.raises(UsageError, match="'other', which is no surrogate"):
+        prepare([model], Settings(tap=("other:add",)))

@@ -27,7 +27,9 @@ def sampled(image, *maps):
     grid = geometry.identity(1, *image.shape[1:])
     for change, numbers in maps:
         grid = change(grid, torch.as_tensor(numbers, dtype=torch.float32)[None])
-    shown = functional.grid_sample(torch.from_numpy(image)[None], grid, align_corners=False)
+    shown = functional.grid_sample(
+        torch.from_numpy(image)[None], grid.stacked(), align_corners=False
+    )
     return shown[0].numpy()
 
 

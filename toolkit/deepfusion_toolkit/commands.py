@@ -178,8 +178,10 @@ def _batch(
 
 
 def _device(args: argparse.Namespace) -> str:
-    if args.device != "cpu" and not torch.cuda.is_available():
-        raise UsageError(f"device {args.device} is not there", "use --device cpu")
+    try:
+        torch.zeros(1, device=args.device)
+    except (RuntimeError, AssertionError) as error:  # no such word, or a torch without CUDA
+        raise UsageError(f"device {args.device} is not there", "use --device cpu") from error
     return str(args.device)
 
 

@@ -3,7 +3,7 @@
 DEEP_FUSION = "deep-fusion"
 BASELINES = (
     "fgsm", "pgd", "mi", "ni", "di", "ti", "si", "admix", "bsr", "vmi", "pgn", "svre", "smer",
-    "fia", "logit",
+    "fia", "logit", "cw",
 )  # fmt: skip
 ATTACKS = (DEEP_FUSION, *BASELINES)
 GEOMETRIC = ("di", "turn", "bsr")

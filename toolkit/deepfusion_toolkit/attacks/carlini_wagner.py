@@ -105,6 +105,29 @@ def carlini_wagner_l2(
     return one_by_one("carlini-wagner-l2", attack, images, labels, keys, settings)
 
 
+KAPPA = 40.0
+"""Confidence of the paper's transfer experiments."""
+
+
+def transferable(
+    surrogates: Sequence[ErodedModel],
+    images: Tensor,
+    labels: Tensor,
+    keys: Sequence[str],
+    settings: Settings,
+) -> tuple[Tensor, int]:
+    """``carlini_wagner_l2`` at the paper's confidence for transfer, and passes spent on each image.
+
+    ``settings.steps`` are its iterations, ``settings.samples`` its searches.
+    """
+    spent = Spent()
+    search = Search(KAPPA, settings.steps, settings.samples)
+    found = carlini_wagner_l2(
+        surrogates, images, labels, keys, settings, search=search, spent=spent
+    )
+    return found, spent.passes // max(1, len(images))
+
+
 def carlini_wagner_linf(
     surrogates: Sequence[ErodedModel],
     images: Tensor,

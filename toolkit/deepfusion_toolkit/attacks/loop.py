@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from deepfusion_toolkit.attacks import transforms
+from deepfusion_toolkit.attacks.carlini_wagner import transferable
 from deepfusion_toolkit.attacks.directions import DIRECTIONS
 from deepfusion_toolkit.attacks.passes import TINY, Passes
 from deepfusion_toolkit.attacks.projections import into_ball
@@ -41,8 +42,12 @@ def attack(
         bank: other images [M, 3, H, W] for transforms that mix images.
 
     Raises:
-        ModelError: a surrogate's scores or gradient are not finite, naming it.
+        ModelError: a surrogate's scores or gradient are not finite, naming it; "cw" without the
+            extra ``baselines``.
     """
+    if settings.method == "cw":  # a library's own loop
+        found, each = transferable(surrogates, images, labels, keys, settings)
+        return Attacked(found, each)
     eps = settings.eps / 255
     images = images.contiguous(memory_format=torch.channels_last)  # several times faster on a CPU
     passes = Passes(surrogates, images, labels, keys, settings, bank)

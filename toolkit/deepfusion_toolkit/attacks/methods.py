@@ -76,6 +76,11 @@ def _logit(rounds: int, plain: Settings) -> Settings:
     )
 
 
+def _cw(rounds: int, plain: Settings) -> Settings:
+    searches = _share(rounds // 2, 10)
+    return replace(plain, method="cw", samples=searches, steps=max(1, rounds // 2 // searches))
+
+
 def _share(rounds: int, most: int) -> int:
     """Passes of one step: as many as leave the published number of steps."""
     return max(1, min(most, rounds // PUBLISHED_STEPS))
@@ -104,6 +109,7 @@ BASELINES: dict[str, Maker] = {
     "smer": _smer,
     "fia": _fia,
     "logit": _logit,
+    "cw": _cw,
 }
 """``mi`` on several surrogates is the baseline ENS: momentum on the mean of their logits."""
 
@@ -161,6 +167,7 @@ def cost(settings: Settings, surrogates: int) -> int:
         "svre": surrogates * (2 + settings.samples),
         "smer": surrogates * settings.samples,
         "fia": surrogates,
+        "cw": surrogates * 2 * settings.samples,
     }[settings.method]
     once = surrogates * settings.samples if settings.method == "fia" else 0
     if settings.mixup:

@@ -8,7 +8,7 @@ from deepfusion_edge.erosion import Kind
 from deepfusion_edge.errors import UsageError
 from deepfusion_toolkit.names import TRANSFORMS
 
-Method = Literal["fusion", "vmi", "pgn", "svre", "smer", "fia"]
+Method = Literal["fusion", "vmi", "pgn", "svre", "smer", "fia", "cw"]
 Loss = Literal["ce", "logit"]
 
 
@@ -40,7 +40,7 @@ class Settings:
         transforms: of ``names.TRANSFORMS``, drawn for each image, surrogate and pass.
         kernel: side of TI's Gaussian in pixels, odd; 0 leaves it out.
         samples: passes averaged for one step (copies of SI, Admix and BSR; neighbours of VMI, PGN,
-            SVRE's and SMER's inner steps for each surrogate, FIA's masks).
+            SVRE's and SMER's inner steps for each surrogate, FIA's masks, C&W's searches).
         radius: neighbours are drawn within this multiple of epsilon around the image; 0: none.
         start: begin at a random point of the ball instead of the image (PGD).
         precision: "bf16" runs networks in mixed precision: faster on a GPU, slower on a CPU.

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from deepfusion_edge.erosion import Kind, Site
+from deepfusion_edge.errors import UsageError
 from deepfusion_toolkit.attacks.settings import Settings
 from deepfusion_toolkit.features import choose_tap
 from deepfusion_toolkit.models import Classifier
@@ -21,8 +22,16 @@ def prepare(models: Sequence[Classifier], settings: Settings) -> list[ErodedMode
     """Erode, tap, damp and fold surrogates as an attack's settings ask.
 
     Raises:
+        UsageError: a tap names a model that is none of these.
         ModelError: a model cannot be traced, has nothing to erode, or no layer of a tap's name.
     """
+    names = [model.name for model in models]
+    for tap in settings.tap:
+        if (owner := tap.rpartition(":")[0]) and owner not in names:
+            raise UsageError(
+                f"tap {tap} names '{owner}', which is no surrogate",
+                f"surrogates are {', '.join(names)}",
+            )
     prepared = []
     for model in models:
         eroded = erode(model, _sites(model, settings), _taps(model, settings))

@@ -56,7 +56,7 @@ def apply(
             change, numbers = MAPS[name]
             grid = change(grid, draw(keys, numbers, seed, name, *stream))
         # The mean of black and white as the ground would be kinder; the papers pad with zeros.
-        image = functional.grid_sample(image, grid.to(image), align_corners=False)
+        image = functional.grid_sample(image, grid.stacked().to(image), align_corners=False)
     if "admix" in names:
         if bank is None:
             raise UsageError("admix has no other image to mix in", "give two images or more")

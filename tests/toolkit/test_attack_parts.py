@@ -1,13 +1,21 @@
 """The parts of an attack as a user sets them: budget, then file, then options; and mistakes."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
+import torch
 
-from deepfusion_edge.errors import UsageError
+from deepfusion_edge.errors import ModelError, UsageError
 from deepfusion_toolkit import commands, names
-from deepfusion_toolkit.attacks import Settings, cost, prepare, settings_for
+from deepfusion_toolkit.attacks import (
+    Settings,
+    attack,
+    compiled,
+    cost,
+    prepare,
+    settings_for,
+)
 from deepfusion_toolkit.attacks.directions import DIRECTIONS
 from deepfusion_toolkit.attacks.methods import BASELINES
 from deepfusion_toolkit.cli import build_parser, main
@@ -16,6 +24,7 @@ from tests.toolkit import attack_nets as nets
 NET = "tests.toolkit.attack_nets:three"
 BASE = ("craft", "--data", "absent", "--out", "absent-too", "--surrogate", NET)
 GIVEN = {
+    "compile": True,
     "steps": 3,
     "step_size": 1.5,
     "decay": 0.5,
@@ -112,6 +121,7 @@ def test_a_file_overrides_the_budget_and_options_the_file(name, config):
     other = {
         "nesterov": False,
         "adaptive": False,
+        "compile": False,
         "loss": "ce",
         "kinds": ["activation"],
         "tap": ["gelu"],
@@ -124,9 +134,10 @@ def test_a_file_overrides_the_budget_and_options_the_file(name, config):
 
 
 def test_all_parts_at_once_from_a_file(config):
-    found = chosen("--config", config(GIVEN))
-    assert {name: getattr(found, name) for name in GIVEN} == {
-        name: as_tuple(value) for name, value in GIVEN.items()
+    given = {name: value for name, value in GIVEN.items() if name != "compile"}
+    found = chosen("--config", config(given))
+    assert {name: getattr(found, name) for name in given} == {
+        name: as_tuple(value) for name, value in given.items()
     }
     assert chosen("--config", config({})) == chosen()
     assert chosen("--config", config({"step_size": None})).step_size is None
@@ -139,12 +150,45 @@ def test_the_attack_seed_and_epsilon_are_the_users():
     assert cost(found, 1) == 12
 
 
+@pytest.mark.parametrize("parts", [{"feature_weight": 0.5}, {"mixup": 0.1}, {"method": "fia"}])
+def test_compiled_surrogates_hide_what_these_need(parts):
+    with pytest.raises(UsageError, match="compiled surrogates hide their features"):
+        Settings(**{"feature_weight": 0.0, "compile": True, **parts})
+
+
+def test_compiled_surrogates_attack_as_plain_ones_do(monkeypatch):
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")  # the same machinery, without minutes
+    plain = Settings(steps=3, feature_weight=0.0, residual=0.5)
+    clean, labels = torch.rand(2, 3, *nets.SIZE), torch.tensor([0, 1])
+    found = [
+        attack(prepare([nets.classifier(nets.three)], s), clean, labels, ["a", "b"], s).images
+        for s in (plain, replace(plain, compile=True))
+    ]
+    torch.testing.assert_close(*found)
+
+
+def test_a_compiler_that_fails_is_one_line(monkeypatch):
+    def broken(_graph, _inputs):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(compiled, "BACKEND", broken)
+    chosen = Settings(steps=1, feature_weight=0.0, compile=True)
+    with pytest.raises(ModelError, match=r"cannot be compiled .*no C\+\+ compiler"):
+        attack(
+            prepare([nets.classifier(nets.three)], chosen),
+            torch.rand(1, 3, *nets.SIZE),
+            torch.tensor([0]),
+            ["a"],
+            chosen,
+        )
+
+
 def test_without_a_budget_every_surrogate_passes_ten_times():
-    for attack in names.ATTACKS:
+    for name in names.ATTACKS:
         for more, rounds in (((), 10), (("--targeted",), 300), (("--passes", 40), 20)):
-            spent = cost(chosen("--attack", attack, "--surrogate", NET, *more), 2)
+            spent = cost(chosen("--attack", name, "--surrogate", NET, *more), 2)
             assert spent <= 2 * rounds
-            assert spent > (0 if attack == "fgsm" else rounds)
+            assert spent > (0 if name == "fgsm" else rounds)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,6 @@ KINDS = ("skip", "activation", "norm")
 PARTS = (
     "steps", "step_size", "decay", "nesterov", "loss", "group", "erosion", "kinds", "residual",
     "feature_weight", "adaptive", "tap", "transforms", "kernel", "samples", "radius", "mixup",
-    "precision",
+    "precision", "compile",
 )  # fmt: skip
 """Fields of an attack's ``Settings`` that a user may set one by one."""

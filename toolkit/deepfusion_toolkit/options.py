@@ -27,6 +27,7 @@ def add_parts(parser: argparse.ArgumentParser) -> None:
         ("samples", whole, "draws averaged for one step"),
         ("radius", number, "of neighbours, in epsilons; 0: none"),
         ("precision", {"choices": ("fp32", "bf16")}, "mixed precision, for a GPU"),
+        ("compile", yes_no, "compile surrogates (minutes each; without features and mix-up)"),
         ("mixup", number, "largest share of a clean feature in a map; 0: none"),
     ):
         group.add_argument(f"--{name}", help=text, default=None, **kind)

@@ -89,7 +89,7 @@ def shuffle_rotate(grid: Grid, u: Tensor) -> Grid:
 def _shuffled(
     across: Tensor, long: Tensor, u: Tensor, pixels_across: float, pixels_long: float
 ) -> tuple[Tensor, Tensor]:
-    """Along ``long`` first; pixels a unit of each, to cut between them and to turn without shear."""
+    """Along ``long`` first; pixels a unit, to cut between them and to turn without shear."""
     columns = iter(u.unbind(1))
     strip, long, start, length = _strips(long, columns, pixels_long)
     wide, angle = torch.zeros(()), torch.zeros(())

@@ -16,6 +16,7 @@ from torch.nn import functional
 from deepfusion_edge.erosion import sample, stream_of
 from deepfusion_edge.errors import ModelError, UsageError
 from deepfusion_toolkit.attacks import transforms
+from deepfusion_toolkit.attacks.compiled import compiling
 from deepfusion_toolkit.attacks.settings import Settings
 from deepfusion_toolkit.surgery import ErodedModel
 from deepfusion_toolkit.surgery.mix import Mixer
@@ -106,14 +107,16 @@ class Passes:
             ModelError: a surrogate's logits or the gradient are not finite.
         """
         leaf = x.detach().requires_grad_(True)
-        now = {m: self.see(leaf, m) for m in members}
+        with compiling(self.settings.compile):
+            now = {m: self.see(leaf, m) for m in members}
         fused: list[Tensor] = []
         for index in self.everyone:
             logits = now.get(index, self.logits[index] if weights is None else None)
             if logits is not None:
                 fused.append(logits if weights is None else logits * weights[index])
         mean = torch.stack(fused).mean(0) if weights is None else torch.stack(fused).sum(0)
-        (gradient,) = torch.autograd.grad(self.objective(mean), leaf)
+        with compiling(self.settings.compile):
+            (gradient,) = torch.autograd.grad(self.objective(mean), leaf)
         self.draw += 1
         if weights is None:
             for index, logits in now.items():

@@ -44,6 +44,7 @@ class Settings:
         radius: neighbours are drawn within this multiple of epsilon around the image; 0: none.
         start: begin at a random point of the ball instead of the image (PGD).
         precision: "bf16" runs networks in mixed precision: faster on a GPU, slower on a CPU.
+        compile: run compiled surrogates: minutes for each before the first image, so for long runs.
         mixup: largest share of a clean feature mixed into a map (CFM); 0 leaves it out.
     """
 
@@ -70,6 +71,7 @@ class Settings:
     start: bool = False
     mixup: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         rules = [
@@ -107,6 +109,11 @@ class Settings:
             (self.samples >= 1, "samples must be at least 1", "samples"),
             (0 <= self.radius < inf, "radius must be a number from 0 on", "radius"),
             (0 <= self.mixup <= 1, "mixup must be in [0, 1]", "mixup"),
+            (
+                not (self.compile and (self.taps_features or self.mixup)),
+                "compiled surrogates hide their features: compile needs feature weight 0, no mixup",
+                "compile",
+            ),
         ]
         for holds, rule, name in rules:
             if not holds:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 
 from deepfusion_edge.erosion import Kind, Site
 from deepfusion_edge.errors import UsageError
+from deepfusion_toolkit.attacks import compiled
 from deepfusion_toolkit.attacks.settings import Settings
 from deepfusion_toolkit.features import choose_tap
 from deepfusion_toolkit.models import Classifier
@@ -40,6 +41,8 @@ def prepare(models: Sequence[Classifier], settings: Settings) -> list[ErodedMode
         fold(eroded.graph_module)
         if settings.mixup:
             mix(eroded.graph_module)
+        if settings.compile:
+            eroded.graph_module.compile(backend=compiled.BACKEND)
         prepared.append(eroded)
     return prepared
 

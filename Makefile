@@ -63,8 +63,10 @@ types: $(STAMP) ## mypy strict: everything for 3.11, the agent for 3.10 too
 imports: $(STAMP) ## import-linter: who may import whom
 	@$(BIN)/lint-imports --no-logo
 
+# A file's tests stay in one process: what they share is made once. One thread each: OpenMP spins.
 unit: $(STAMP) ## pytest alone; choose with PYTEST_ARGS="-m 'not slow' tests/edge"
-	@PATH="$(BROKER_PATH)" $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@PATH="$(BROKER_PATH)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	  -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 broker: ## the mosquitto that the MQTT tests speak to
 	@PATH="$(BROKER_PATH)"; \

@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from benchmarks.demo.journey import Settings
 
-FAMILIES = ("residual", "depthwise", "fire")
-"""Of `deepfusion train`; in the place of a model these words mean: train one first."""
-
 
 def add_folder(parser: argparse.ArgumentParser) -> None:
     """Add ``--out`` and ``--fresh``."""

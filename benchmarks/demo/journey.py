@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.demo import device, images, page, steps, summary, witness
-from benchmarks.demo.command import FAMILIES
 from benchmarks.demo.steps import Step, command
 from deepfusion_edge.errors import UsageError
 from deepfusion_toolkit import data
 from deepfusion_toolkit.files import write_bytes
+from deepfusion_toolkit.names import FAMILIES
 from deepfusion_toolkit.report import table
 
 
@@ -46,7 +46,7 @@ class Settings:
     Attributes:
         title: of the report.
         images: where they come from.
-        surrogates, target: a SPEC, or one of :data:`command.FAMILIES` to train it first.
+        surrogates, target: a SPEC, or one of :data:`names.FAMILIES` to train it first.
         held_out: surrogates of a second attack, which hardening does not see; may be empty.
         epochs: of training.
         harden_epochs: 0 chooses sites and strength and calibrates, without training; None takes

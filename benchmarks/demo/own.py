@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from benchmarks.demo.command import FAMILIES, add_folder
+from benchmarks.demo.command import add_folder
 from benchmarks.demo.command import run as go
+from deepfusion_toolkit.names import FAMILIES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from deepfusion_edge.errors import ModelError, StorageError, UsageError
 from deepfusion_edge.image import to_input
-from deepfusion_toolkit import nets
+from deepfusion_toolkit import names, nets
 from deepfusion_toolkit.models import Classifier, load, require_same_classes, save
 from deepfusion_toolkit.surgery.graph import export_program
 from tests.toolkit import tiny_nets
@@ -185,6 +185,10 @@ def test_resizing_is_the_devices(shape):
     assert ours.shape == theirs.shape == (1, 3, 24, 32)
     assert float((ours - theirs).abs().max()) <= 1.02 / 255
     assert float((ours - theirs).abs().mean()) <= 0.4 / 255  # it rounds after each direction
+
+
+def test_the_families_are_those_that_users_can_name():
+    assert tuple(nets.FAMILIES) == names.FAMILIES
 
 
 @pytest.mark.parametrize("family", sorted(nets.FAMILIES))

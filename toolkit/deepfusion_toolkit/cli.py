@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deepfusion_edge import console
 from deepfusion_toolkit import __version__, options
-from deepfusion_toolkit.names import ATTACKS, DEEP_FUSION
+from deepfusion_toolkit.names import ATTACKS, DEEP_FUSION, FAMILIES
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,9 +55,7 @@ def _render(parser: argparse.ArgumentParser) -> None:
 
 def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="an ImageFolder")
-    parser.add_argument(
-        "--arch", required=True, choices=("residual", "depthwise", "fire"), help="family of nets"
-    )
+    parser.add_argument("--arch", required=True, choices=FAMILIES, help="family of nets")
     parser.add_argument("--out", type=Path, required=True, help="model file to write (.pt2)")
     parser.add_argument("--epochs", type=int, default=10, help="passes over the data (%(default)s)")
     _seed(parser)

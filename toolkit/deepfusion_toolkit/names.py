@@ -8,6 +8,8 @@ BASELINES = (
 ATTACKS = (DEEP_FUSION, *BASELINES)
 GEOMETRIC = ("di", "turn", "bsr")
 TRANSFORMS = (*GEOMETRIC, "si", "admix")
+FAMILIES = ("residual", "depthwise", "fire", "dense", "plain", "wide")
+"""Of the small nets that ``deepfusion train`` makes."""
 ENGINES = ("local", "processes", "ray")
 KINDS = ("skip", "activation", "norm")
 PARTS = (

@@ -30,4 +30,6 @@ def deep_fusion(passes: int, plain: Settings, side: int = 224) -> Settings:
     )
     if not plain.targeted:
         return replace(fused, steps=passes)
-    return replace(fused, steps=passes, step_size=min(2.0, plain.eps))
+    # hundreds of steps bear, and a wanted class needs, views that differ more
+    more = ("bsr", "di", "turn") if large else ()
+    return replace(fused, transforms=more, steps=passes, step_size=min(2.0, plain.eps))

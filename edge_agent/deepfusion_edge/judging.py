@@ -216,8 +216,9 @@ class Judge:
         policy, manifest = self._policy, self._line.manifest
 
         def judged(members: int) -> Verdict:
-            first = policy is not None and members == policy.start
-            thresholds = policy.thresholds if first else manifest.thresholds
+            thresholds = manifest.thresholds
+            if policy is not None and members == policy.start:
+                thresholds = policy.thresholds
             return judge(self._run(image, factors[:members]), thresholds)
 
         raised = self._levels[source].raised

@@ -1,9 +1,10 @@
 """How many members a frame is worth: few at first, K where these are not sure. Pure.
 
-A frame is *unusual* if one of its two scores reaches what few clean frames reach. Few members judge
-first; what is usual is accepted, what they reject is rejected, and all K members judge the rest.
-The share of unusual frames of a source, weighted exponentially (Roberts, Technometrics 1959), is
-its *trend*: from ``rise`` on all K members run at once, until it is back at ``fall``.
+A frame is *unusual* if its members disagree, in their features or in doubt of the class, as they do
+on few clean frames. Few members judge first; what is usual is accepted, what they reject is
+rejected, and all K members judge the rest. The share of unusual frames of a source, weighted
+exponentially (Roberts, Technometrics 1959), is its *trend*: from ``rise`` on all K members run at
+once, until it is back at ``fall``.
 
 Scores over two members are distributed otherwise than over eight: each count has limits of its own.
 """
@@ -20,16 +21,23 @@ Score = Annotated[float, Meta(ge=0.0)]
 
 
 class Usual(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Below which scores a frame is usual: both must be."""
+    """Below which scores an accepted frame is usual: both must be.
+
+    Attributes:
+        feature_variance: see ``fusion``; what betrays an attack.
+        doubt: 1 - confidence; where more members may choose another class. It stands for the
+            disagreement too, which is at most the entropy of the fused probabilities.
+    """
 
     feature_variance: Score
-    disagreement: Score
+    doubt: Score
 
     def holds(self, verdict: Verdict) -> bool:
-        """Whether both scores of a verdict are usual."""
+        """Whether a verdict is accept and both scores are usual."""
         return (
-            verdict.feature_variance < self.feature_variance
-            and verdict.disagreement < self.disagreement
+            verdict.state == "accept"
+            and verdict.feature_variance < self.feature_variance
+            and 1 - verdict.confidence < self.doubt
         )
 
 
@@ -57,7 +65,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         start: how many members judge first; fewer than K.
         thresholds: of the verdict over ``start`` members.
-        usual: over ``start`` members; not above the suspect limits of ``thresholds``.
+        usual: over ``start`` members: what is accepted at once.
         usual_all: over all K members, at the same rate: what the trend counts while K is raised.
         trend: when K is raised for all frames of a source.
     """
@@ -67,14 +75,6 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     usual: Usual
     usual_all: Usual
     trend: Trend
-
-    def __post_init__(self) -> None:
-        for name in Usual.__struct_fields__:
-            suspect, usual = getattr(self.thresholds, name).suspect, getattr(self.usual, name)
-            if suspect is not None and usual > suspect:
-                raise ValueError(
-                    f"policy accepts {name} below {usual:g}, which is suspect from {suspect:g} on"
-                )
 
 
 class Look(NamedTuple):

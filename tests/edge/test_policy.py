@@ -13,49 +13,45 @@ from deepfusion_edge.policy import Level, Policy, Trend, Usual, follow, look
 
 K = 8
 SCORES = st.floats(0, 1)
-ORDERED = st.tuples(SCORES, SCORES, SCORES).map(sorted)
 TREND = Trend(weight=0.1, rise=0.5, fall=0.2)
 
 
-def make_policy(start, variance, softmax, usual_all=(0.5, 0.5)):
-    """Limits as (usual, suspect, reject) of each score."""
-    limits = Thresholds(Threshold(*variance[1:]), Threshold(*softmax[1:]), 0.01, 1000)
-    return Policy(start, limits, Usual(variance[0], softmax[0]), Usual(*usual_all), TREND)
-
-
-policies = st.builds(
-    make_policy, st.integers(2, K - 1), ORDERED, ORDERED, st.tuples(SCORES, SCORES)
-)
+def make_policy(start, suspect, reject, usual, usual_all=(0.5, 0.5)):
+    """Limits of the feature variance, then of feature variance and doubt."""
+    never = Threshold(None, None)
+    limits = Thresholds(Threshold(suspect, reject), never, 0.01, 1000)
+    return Policy(start, limits, Usual(*usual), Usual(*usual_all), TREND)
 
 
 class Graph:
-    """Scores by the number of members; remembers who ran."""
+    """Feature variance and doubt of the first and of all members; remembers who ran."""
 
-    def __init__(self, scores, policy):
-        self.scores, self.policy, self.runs = scores, policy, []
+    def __init__(self, first, everyone, policy):
+        self.scores, self.policy, self.runs = (first, everyone), policy, []
 
     def __call__(self, members):
         self.runs.append(members)
-        first = members == self.policy.start
-        variance, softmax = self.scores[0 if first else 1]
-        limits = self.policy.thresholds
-        rejected = first and (
-            variance >= limits.feature_variance.reject or softmax >= limits.disagreement.reject
-        )
-        return Verdict(0, 0.9, "reject" if rejected else "accept", variance, softmax, members)
+        variance, doubt = self.scores[members == K]
+        limit = self.policy.thresholds.feature_variance
+        state = "reject" if variance >= limit.reject else "accept"
+        state = "suspect" if state == "accept" and variance >= limit.suspect else state
+        return Verdict(0, 1 - doubt, state, variance, 0.0, members)
 
 
 pairs = st.tuples(SCORES, SCORES)
+policies = st.builds(make_policy, st.integers(2, K - 1), SCORES, SCORES, pairs, pairs)
 
 
 @settings(deadline=None, max_examples=300)
 @given(policies, pairs, pairs, st.booleans())
-def test_all_members_run_exactly_between_the_limits(policy, first, second, raised):
-    graph = Graph((first, second), policy)
+def test_all_members_run_exactly_between_the_limits(policy, first, everyone, raised):
+    graph = Graph(first, everyone, policy)
     seen = look(graph, policy, members=K, raised=raised)
-    usual, limits = policy.usual, policy.thresholds
-    low = first[0] < usual.feature_variance and first[1] < usual.disagreement
-    high = first[0] >= limits.feature_variance.reject or first[1] >= limits.disagreement.reject
+    variance, doubt = first
+    limits, usual = policy.thresholds.feature_variance, policy.usual
+    high = variance >= limits.reject
+    low = variance < min(limits.suspect, limits.reject, usual.feature_variance)
+    low &= 1 - (1 - doubt) < usual.doubt
     if raised:
         wanted = (K,)
     elif low or high:
@@ -67,20 +63,33 @@ def test_all_members_run_exactly_between_the_limits(policy, first, second, raise
     assert seen.verdict.members == wanted[-1]
     if not raised:
         assert seen.unusual != low
-    if low and not raised:
-        assert seen.verdict.state == "accept"
+        assert not low or seen.verdict.state == "accept"
 
 
-@settings(deadline=None, max_examples=50)
-@given(policies, pairs)
-def test_while_raised_the_trend_counts_by_the_limits_of_all_members(policy, scores):
-    seen = look(Graph((scores, scores), policy), policy, members=K, raised=True)
-    usual = policy.usual_all
-    assert seen.unusual == (scores[0] >= usual.feature_variance or scores[1] >= usual.disagreement)
+@settings(deadline=None, max_examples=100)
+@given(policies, pairs, pairs)
+def test_while_raised_the_trend_counts_by_the_limits_of_all_members(policy, first, everyone):
+    seen = look(Graph(first, everyone, policy), policy, members=K, raised=True)
+    assert seen.unusual != policy.usual_all.holds(seen.verdict)
+
+
+@pytest.mark.parametrize(
+    ("state", "variance", "confidence", "usual"),
+    [
+        ("accept", 0.1, 0.9, True),
+        ("accept", 0.2, 0.9, False),
+        ("accept", 0.1, 0.75, False),
+        ("suspect", 0.1, 0.9, False),
+        ("reject", 0.1, 0.9, False),
+    ],
+)
+def test_usual_is_accepted_and_below_both_limits(state, variance, confidence, usual):
+    seen = Verdict(0, confidence, state, variance, 0.0, 2)
+    assert Usual(feature_variance=0.2, doubt=0.25).holds(seen) == usual
 
 
 def test_without_a_policy_all_members_run_and_nothing_is_unusual():
-    graph = Graph(((1.0, 1.0), (1.0, 1.0)), make_policy(2, (0, 0, 0), (0, 0, 0)))
+    graph = Graph((1.0, 1.0), (1.0, 1.0), make_policy(2, 0.0, 0.0, (0.0, 0.0)))
     assert look(graph, None, members=K, raised=True) == (graph(K), False, (K,))
 
 
@@ -133,16 +142,15 @@ def decode(policy, **changes):
     [
         ({"start": 1}, "start"),
         ({"start": 64}, "start"),
-        ({"usual": {"feature_variance": 0.21, "disagreement": 0.1}}, "suspect from 0.2 on"),
-        ({"usual": {"feature_variance": 0.1, "disagreement": 0.3}}, "accepts disagreement"),
-        ({"usual": {"feature_variance": -0.1, "disagreement": 0.1}}, "usual"),
+        ({"usual": {"feature_variance": -0.1, "doubt": 0.1}}, "usual"),
+        ({"usual": {"feature_variance": 0.1}}, "doubt"),
         ({"trend": {"weight": 0.1, "rise": 0.2, "fall": 0.2}}, "not below its rise"),
         ({"trend": {"weight": 0.0, "rise": 0.2, "fall": 0.1}}, "weight"),
         ({"more": 1}, "more"),
     ],
 )
 def test_a_policy_that_contradicts_itself_is_refused(changes, rule):
-    policy = make_policy(2, (0.1, 0.2, 0.3), (0.1, 0.2, 0.3))
+    policy = make_policy(2, 0.2, 0.3, (0.1, 0.1))
     assert decode(policy) == policy
     with pytest.raises(msgspec.ValidationError, match=rule):
         decode(policy, **changes)

@@ -1,35 +1,22 @@
-"""The adaptive policy: chosen on held-out clean images for a mean cost, measured against always-K.
+"""An adaptive policy measured against always-K, on the same images and draws.
 
 Costs are multiply-adds in plain inferences (``surgery.members_cost``). A frame that escalates pays
 for both runs: the few members that began, and all K.
 """
 
 from collections.abc import Iterator, Sequence
-from math import log
 
 import msgspec
 import numpy as np
 
 from deepfusion_edge.errors import ModelError
 from deepfusion_edge.fusion import Verdict
-from deepfusion_edge.policy import Level, Look, Policy, Trend, Usual, follow, look
-from deepfusion_toolkit.calibrate import calibrate, joint_limits, scores
+from deepfusion_edge.policy import Level, Look, Policy, follow, look
 from deepfusion_toolkit.data.folder import Dataset
 from deepfusion_toolkit.defence import verdicts
 from deepfusion_toolkit.plan import Plan
 from deepfusion_toolkit.statistics import Share, share
 from deepfusion_toolkit.surgery import ErodedModel, members_cost
-
-START = 2
-"""The fewest members that have a score; every further one would cost each clean frame."""
-GOAL = 1.3
-"""Plain inferences that a clean frame may cost in the mean."""
-MEMORY = 32
-"""Frames that the trend remembers."""
-FALSE_ALARM = 1e-6
-"""Chance, at any one frame of a clean stream, that the trend is up."""
-_SPENT = 0.5
-"""Part of the allowance that is aimed at; streams differ from the calibration images."""
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -66,85 +53,6 @@ class Adaptive(msgspec.Struct, frozen=True):
     agreed: Share
     stream: Judged
     raised: Share
-
-
-def allowance(members: int, prefix_share: float, *, goal: float, start: int = START) -> float:
-    """Share of frames that may escalate to ``members`` if the mean cost is to be ``goal``."""
-    return (goal - members_cost(start, prefix_share)) / members_cost(members, prefix_share)
-
-
-def least_prefix_share(members: int, *, rate: float, goal: float = GOAL) -> float:
-    """The least share of common multiply-adds at which a policy can keep the goal: see ``choose``.
-
-    Args:
-        members: K.
-        rate: false-positive rate.
-        goal: plain inferences a clean frame, above 1.
-    """
-    least = rate / _SPENT
-    own = (goal - 1 - least) / (START - 1 + least * (members - 1))
-    return max(0.0, 1 - own)
-
-
-def choose(
-    first: Sequence[Verdict],
-    full: Sequence[Verdict],
-    *,
-    prefix_share: float,
-    rate: float,
-    goal: float = GOAL,
-) -> Policy:
-    """Set a policy's limits so that clean frames cost ``goal`` plain inferences at most.
-
-    Half of the frames that may escalate are aimed at. They must be as many as may be flagged, for a
-    frame that is accepted at once is never flagged.
-
-    Args:
-        first: held-out clean images, judged over the members that begin.
-        full: the same images over all K members.
-        prefix_share: the plan's.
-        rate: false-positive rate, of the first members' own limits.
-        goal: in plain inferences, above 1.
-
-    Raises:
-        ModelError: the first members alone, or with those that may be flagged, cost too much.
-        InputError: too few images, see ``calibrate.require_images``.
-    """
-    start, members = first[0].members, full[0].members
-    allowed = allowance(members, prefix_share, goal=goal, start=start)
-    aim = _SPENT * allowed
-    if aim < rate:
-        least = least_prefix_share(members, rate=rate, goal=goal)
-        raise ModelError(
-            f"no policy over {members} members costs {goal:g} plain inferences a clean frame:"
-            f" members share {prefix_share:.0%} of the work, {least:.0%} are needed",
-            "erode later layers, or allow a higher cost",
-        )
-    rise = highest_clean_trend(allowed, 1 / MEMORY, FALSE_ALARM)
-    return Policy(
-        start=start,
-        thresholds=calibrate(first, rate),
-        usual=Usual(*joint_limits(scores(first), aim)),
-        usual_all=Usual(*joint_limits(scores(full), aim)),
-        trend=Trend(1 / MEMORY, rise, (allowed + rise) / 2),
-    )
-
-
-def highest_clean_trend(unusual: float, weight: float, chance: float) -> float:
-    """What the weighted share of unusual frames exceeds with at most a chance, at any one frame.
-
-    Chernoff's bound on the stationary mean of independent frames, the best of a grid of exponents.
-
-    Args:
-        unusual: share of clean frames that are unusual, in (0, 1).
-        weight: of the newest frame, in (0, 1).
-        chance: in (0, 1).
-    """
-    exponents = np.geomspace(0.1, 100, 400)[:, None] / weight
-    # beyond these frames e^(exponent * w) - 1 is below 1e-8
-    weights = weight * (1 - weight) ** np.arange(int(log(1e-11) / log(1 - weight)))
-    grown = np.log1p(unusual * np.expm1(exponents * weights)).sum(axis=1)
-    return float(min(1.0, ((grown - log(chance)) / exponents[:, 0]).min()))
 
 
 def measure(model: ErodedModel, plan: Plan, dataset: Dataset, *, seed: int) -> Adaptive:
@@ -184,8 +92,8 @@ def compare(
         policy: to be measured.
         prefix_share: the plan's.
     """
-    alone = list(_looks(first, full, policy, trend=False))
-    stream = list(_looks(first, full, policy, trend=True))
+    alone = list(looks(first, full, policy, trend=False))
+    stream = list(looks(first, full, policy, trend=True))
     always = [Look(v, unusual=False, runs=(v.members,)) for v in full]
     same = [
         (a.verdict.label, a.verdict.state == "accept") == (b.label, b.state == "accept")
@@ -201,9 +109,10 @@ def compare(
     )
 
 
-def _looks(
+def looks(
     first: Sequence[Verdict], full: Sequence[Verdict], policy: Policy, *, trend: bool
 ) -> Iterator[Look]:
+    """What a policy makes of frames judged both ways, each alone or as a stream with a trend."""
     level = Level()
     for few, everyone in zip(first, full, strict=True):
         judged = {few.members: few, everyone.members: everyone}.__getitem__

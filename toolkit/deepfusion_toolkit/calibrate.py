@@ -8,7 +8,6 @@ image, exchangeable with those of the calibration, is flagged with probability a
 
 from collections.abc import Sequence
 from math import ceil, floor
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +21,6 @@ REJECT = 0.1
 """Part of the false-positive rate at which clean images may be rejected, not only suspect."""
 _SCORES = 2
 _NOISE = 1e-9
-
-
-class Limits(NamedTuple):
-    """From which score on an image is flagged: one of them is enough."""
-
-    feature_variance: float
-    disagreement: float
 
 
 def images_needed(rate: float) -> int:
@@ -53,13 +45,8 @@ def require_images(count: int, rate: float) -> None:
         )
 
 
-def scores(clean: Sequence[Verdict]) -> Scores:
-    """Both scores of each verdict: [N, 2]."""
-    return np.array([(v.feature_variance, v.disagreement) for v in clean], dtype=np.float64)
-
-
-def joint_limits(clean: Scores, rate: float) -> Limits:
-    """Limits that a new image, exchangeable with N clean ones, reaches at most at a rate.
+def joint_limits(clean: Scores, rate: float) -> tuple[float, float]:
+    """Limits of two scores; a new clean image reaches one of them with at most a probability.
 
     Of the N images and a new one, ``k = rate * (N + 1)`` may be flagged, whichever is the new one.
     An image's worst rank is the larger of its ranks in the two scores. No more than k are flagged
@@ -68,7 +55,7 @@ def joint_limits(clean: Scores, rate: float) -> Limits:
 
     Args:
         clean: [N, 2] scores of held-out clean images.
-        rate: in (0, 1).
+        rate: the probability, in (0, 1), if the new image is exchangeable with the N.
 
     Raises:
         InputError: N is too small, see ``require_images``.
@@ -79,7 +66,8 @@ def joint_limits(clean: Scores, rate: float) -> Limits:
     worst = 1 + np.max([np.searchsorted(o, s) for o, s in zip(ordered.T, clean.T, strict=True)], 0)
     flagged = floor(rate * (count + 1) + _NOISE)
     rank = min(int(np.sort(worst)[count - flagged]) + 1, count + 1 - flagged // _SCORES)
-    return Limits(*np.nextafter(ordered[rank - 1], np.inf).tolist())
+    first, second = np.nextafter(ordered[rank - 1], np.inf).tolist()
+    return first, second
 
 
 def calibrate(clean: Sequence[Verdict], rate: float) -> Thresholds:
@@ -92,7 +80,7 @@ def calibrate(clean: Sequence[Verdict], rate: float) -> Thresholds:
     Raises:
         InputError: too few images, see ``require_images``.
     """
-    found = scores(clean)
+    found = np.array([(v.feature_variance, v.disagreement) for v in clean], dtype=np.float64)
     suspect, reject = joint_limits(found, rate), None
     if len(clean) >= images_needed(rate * REJECT):
         reject = joint_limits(found, rate * REJECT)

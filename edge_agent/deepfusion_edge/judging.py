@@ -139,7 +139,7 @@ class Judge:
         latency_ms = 1000 * (time.perf_counter() - begun)
         self.latencies_ms.append(latency_ms)
         self.counts[verdict.state] += 1
-        self._escalated += self._policy is not None and verdict.members == self._members
+        self._escalated += self._policy is not None and seen.runs[-1] == self._members
 
         def render(name: str) -> bytes:
             return payload.encode(

@@ -26,7 +26,7 @@ class Usual(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         feature_variance: see ``fusion``; what betrays an attack.
         doubt: 1 - confidence; where more members may choose another class. It stands for the
-            disagreement too, which is at most the entropy of the fused probabilities.
+            disagreement too, which is at most the entropy of the members' mean.
     """
 
     feature_variance: Score

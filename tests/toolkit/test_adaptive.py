@@ -13,7 +13,7 @@ from deepfusion_toolkit.calibrate import calibrate
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.defence import Defended, run_members, verdicts
 from deepfusion_toolkit.plan import Plan
-from deepfusion_toolkit.policy import limited
+from deepfusion_toolkit.policy import allowance, limited
 from deepfusion_toolkit.surgery import erode, find_sites
 from deepfusion_toolkit.surgery.graph import trace
 from tests.toolkit import attack_nets as nets
@@ -37,7 +37,7 @@ def test_a_measure_is_what_the_devices_loop_would_do_frame_by_frame(eroded, tmp_
     judged = [
         verdicts(eroded, data, members=m, thresholds=None, seed=5, shown=False) for m in (2, 4)
     ]
-    policy = limited(*judged, prefix_share=0.9, rate=0.1, goal=1.6)
+    policy = limited(*judged, start=2, allowed=allowance(2, 4, 0.9, 1.6), rate=0.1)
     plan = Plan(
         schema=1,
         model="",
@@ -52,7 +52,7 @@ def test_a_measure_is_what_the_devices_loop_would_do_frame_by_frame(eroded, tmp_
         figures={},
         policy=policy,
     )
-    found = measure(eroded, plan, data, seed=9)
+    found = measure(Defended(eroded), plan, data, seed=9)
     cost, hits, both, states, level = 0.0, 0, 0, [], Level()
     raised, model = 0, Defended(eroded)
     for item in data.items:
@@ -79,7 +79,7 @@ def test_a_measure_is_what_the_devices_loop_would_do_frame_by_frame(eroded, tmp_
     assert found.policy.states == {s: states.count(s) for s in ("accept", "suspect", "reject")}
     assert found.raised.hits == raised
     with pytest.raises(ModelError, match="no policy"):
-        measure(eroded, replace(plan, policy=None), data, seed=9)
+        measure(Defended(eroded), replace(plan, policy=None), data, seed=9)
 
 
 def test_the_first_members_are_those_of_the_full_draw(eroded):

@@ -120,7 +120,7 @@ def test_too_few_images_for_the_rate_are_refused_before_the_work(data, tmp_path)
     model, public = nets.classifier(nets.learner), nets.classifier(nets.public)
     before = plans.fingerprint(model.core)
     place, chosen = (tmp_path / "net.pt2", tmp_path / "plan.json"), Settings()
-    with pytest.raises(InputError, match="7 held-out clean images .* 199 are needed"):
+    with pytest.raises(InputError, match=r"7 held-out clean images .* 199 are needed"):
         harden(model, data, [public], *place, chosen)
     assert plans.fingerprint(model.core) == before
     assert [p.name for p in tmp_path.iterdir()] == ["data"]

@@ -1,5 +1,7 @@
 """A policy chosen to a cost: on synthetic scores, where new clean frames are easily had."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -53,7 +55,9 @@ def test_costs_count_the_shared_part_once():
 
 def test_on_new_clean_frames_the_goal_and_the_rate_are_kept():
     full = clean(2000, K)
-    policy = limited(clean(2000, 2), full, prefix_share=SHARE, rate=RATE)
+    allowed = allowance(2, K, SHARE, GOAL)
+    assert allowed == pytest.approx(0.1 / 2.4)
+    policy = limited(clean(2000, 2), full, start=2, allowed=allowed, rate=RATE)
     new = 20_000
     first = clean(new, 2, seed=1, limits=policy.thresholds)
     found = compare(
@@ -61,10 +65,9 @@ def test_on_new_clean_frames_the_goal_and_the_rate_are_kept():
         clean(new, K, seed=1, limits=calibrate(full, RATE)),
         [0] * new,
         policy=policy,
+        members=K,
         prefix_share=SHARE,
     )
-    allowed = allowance(2, K, SHARE, GOAL)
-    assert allowed == pytest.approx(0.1 / 2.4)
     assert allowed / 2 - 0.01 < found.escalated.value < allowed / 2 + 0.01
     assert found.policy.cost == pytest.approx(1.2 + 2.4 * found.escalated.value)
     assert 1.2 < found.policy.cost < 1.3
@@ -76,9 +79,9 @@ def test_on_new_clean_frames_the_goal_and_the_rate_are_kept():
 
 
 def test_an_attacked_stream_raises_k_and_then_pays_for_one_run():
-    policy = limited(clean(2000, 2), clean(2000, K), prefix_share=SHARE, rate=RATE)
+    policy = limited(clean(2000, 2), clean(2000, K), start=2, allowed=0.04, rate=RATE)
     odd = [[Verdict(1, 0.5, "suspect", 50.0, 0.0, m)] * 100 for m in (2, K)]
-    found = compare(*odd, [0] * 100, policy=policy, prefix_share=SHARE)
+    found = compare(*odd, [0] * 100, policy=policy, members=K, prefix_share=SHARE)
     assert found.escalated.hits == found.policy.flagged.hits == 100
     assert found.policy.cost == pytest.approx(1.2 + 2.4)
     assert found.policy.accuracy.hits == 0
@@ -118,14 +121,16 @@ def test_of_several_the_start_nearest_to_all_members_is_chosen(monkeypatch):
 
     monkeypatch.setattr(policies, "verdicts", judged)
     full = [Verdict(0, 0.9, "accept", float(n), 0.0, K) for n in range(300)]
-    found = policies.choose(None, None, full, prefix_share=0.93, rate=RATE, seed=0)
+    found = policies.choose(
+        SimpleNamespace(eroded=None), None, full, members=K, prefix_share=0.93, rate=RATE, seed=0
+    )
     assert asked == [2, 3, 4]
     assert found.start == 3
 
 
 def test_too_few_images_are_refused():
     with pytest.raises(InputError, match="199 are needed"):
-        limited(clean(198, 2), clean(198, K), prefix_share=SHARE, rate=RATE)
+        limited(clean(198, 2), clean(198, K), start=2, allowed=0.04, rate=RATE)
 
 
 @pytest.mark.parametrize("unusual", [0.01, 0.04, 0.2])

@@ -13,10 +13,10 @@ from deepfusion_edge.errors import ModelError
 from deepfusion_edge.fusion import Verdict
 from deepfusion_edge.policy import Level, Look, Policy, follow, look
 from deepfusion_toolkit.data.folder import Dataset
-from deepfusion_toolkit.defence import verdicts
+from deepfusion_toolkit.defence import Defended, verdicts
 from deepfusion_toolkit.plan import Plan
 from deepfusion_toolkit.statistics import Share, share
-from deepfusion_toolkit.surgery import ErodedModel, members_cost
+from deepfusion_toolkit.surgery import members_cost
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -55,7 +55,7 @@ class Adaptive(msgspec.Struct, frozen=True):
     raised: Share
 
 
-def measure(model: ErodedModel, plan: Plan, dataset: Dataset, *, seed: int) -> Adaptive:
+def measure(defended: Defended, plan: Plan, dataset: Dataset, *, seed: int) -> Adaptive:
     """Judge a data set, clean or attacked, by a plan's policy and by all its members.
 
     Raises:
@@ -64,15 +64,24 @@ def measure(model: ErodedModel, plan: Plan, dataset: Dataset, *, seed: int) -> A
     if plan.policy is None:
         raise ModelError("the plan has no policy", "make one with deepfusion harden")
     first = verdicts(
-        model,
+        defended.eroded,
         dataset,
         members=plan.policy.start,
         thresholds=plan.policy.thresholds,
         seed=seed,
     )
-    full = verdicts(model, dataset, members=plan.members, thresholds=plan.thresholds, seed=seed)
+    full = verdicts(
+        defended.eroded, dataset, members=plan.members, thresholds=plan.thresholds, seed=seed
+    )
     labels = [item.label for item in dataset.items]
-    return compare(first, full, labels, policy=plan.policy, prefix_share=plan.prefix_share)
+    return compare(
+        first,
+        full,
+        labels,
+        policy=plan.policy,
+        members=plan.members,
+        prefix_share=plan.prefix_share,
+    )
 
 
 def compare(
@@ -81,6 +90,7 @@ def compare(
     labels: Sequence[int],
     *,
     policy: Policy,
+    members: int,
     prefix_share: float,
 ) -> Adaptive:
     """Apply a policy to images judged both ways.
@@ -90,11 +100,12 @@ def compare(
         full: over all K members of the same draws, by the plan's thresholds.
         labels: true classes.
         policy: to be measured.
+        members: K.
         prefix_share: the plan's.
     """
-    alone = list(looks(first, full, policy, trend=False))
-    stream = list(looks(first, full, policy, trend=True))
-    always = [Look(v, unusual=False, runs=(v.members,)) for v in full]
+    alone = list(looks(first, full, policy, members))
+    stream = list(looks(first, full, policy, members, trend=True))
+    always = [Look(v, unusual=False, runs=(members,)) for v in full]
     same = [
         (a.verdict.label, a.verdict.state == "accept") == (b.label, b.state == "accept")
         for a, b in zip(alone, full, strict=True)
@@ -110,13 +121,18 @@ def compare(
 
 
 def looks(
-    first: Sequence[Verdict], full: Sequence[Verdict], policy: Policy, *, trend: bool
+    first: Sequence[Verdict],
+    full: Sequence[Verdict],
+    policy: Policy,
+    members: int,
+    *,
+    trend: bool = False,
 ) -> Iterator[Look]:
     """What a policy makes of frames judged both ways, each alone or as a stream with a trend."""
     level = Level()
     for few, everyone in zip(first, full, strict=True):
-        judged = {few.members: few, everyone.members: everyone}.__getitem__
-        seen = look(judged, policy, members=everyone.members, raised=level.raised)
+        judged = {policy.start: few, members: everyone}.__getitem__
+        seen = look(judged, policy, members=members, raised=level.raised)
         if trend:
             level = follow(policy.trend, level, unusual=seen.unusual)
         yield seen

@@ -11,8 +11,8 @@ from deepfusion_edge.policy import Policy, Trend, Usual
 from deepfusion_toolkit.adaptive import looks
 from deepfusion_toolkit.calibrate import calibrate, joint_limits
 from deepfusion_toolkit.data.folder import Dataset
-from deepfusion_toolkit.defence import verdicts
-from deepfusion_toolkit.surgery import ErodedModel, members_cost
+from deepfusion_toolkit.defence import Defended, verdicts
+from deepfusion_toolkit.surgery import members_cost
 
 FEWEST = 2
 """Members that have a score: one alone cannot disagree."""
@@ -68,10 +68,11 @@ def least_prefix_share(members: int, *, rate: float, goal: float = GOAL) -> floa
 
 
 def choose(
-    model: ErodedModel,
+    defended: Defended,
     held_out: Dataset,
     full: Sequence[Verdict],
     *,
+    members: int,
     prefix_share: float,
     rate: float,
     seed: int,
@@ -80,9 +81,10 @@ def choose(
     """Find the policy that keeps the goal and differs from always-K in the fewest classes.
 
     Args:
-        model: to be defended.
+        defended: the network.
         held_out: clean images that it was not trained on.
-        full: their verdicts over all K members.
+        full: their verdicts over all members.
+        members: K.
         prefix_share: the plan's.
         rate: false-positive rate.
         seed: of the draws, as for ``full``.
@@ -93,10 +95,11 @@ def choose(
         InputError: too few images, see ``calibrate.require_images``.
     """
     found = []
-    for start in starts(full[0].members, prefix_share, rate=rate, goal=goal):
-        first = verdicts(model, held_out, members=start, thresholds=None, seed=seed)
-        policy = limited(first, full, prefix_share=prefix_share, rate=rate, goal=goal)
-        seen = looks(first, full, policy, trend=False)
+    for start in starts(members, prefix_share, rate=rate, goal=goal):
+        first = verdicts(defended.eroded, held_out, members=start, thresholds=None, seed=seed)
+        allowed = allowance(start, members, prefix_share, goal)
+        policy = limited(first, full, start=start, allowed=allowed, rate=rate)
+        seen = looks(first, full, policy, members)
         apart = sum(s.verdict.label != v.label for s, v in zip(seen, full, strict=True))
         found.append((apart, start, policy))
     return min(found, key=lambda one: one[:2])[2]
@@ -106,13 +109,19 @@ def limited(
     first: Sequence[Verdict],
     full: Sequence[Verdict],
     *,
-    prefix_share: float,
+    start: int,
+    allowed: float,
     rate: float,
-    goal: float = GOAL,
 ) -> Policy:
-    """Set the limits of a policy that begins with the members of ``first``; see ``choose``."""
-    start, members = first[0].members, full[0].members
-    allowed = allowance(start, members, prefix_share, goal)
+    """Set the limits of a policy.
+
+    Args:
+        first: held-out clean images over ``start`` members.
+        full: the same over all members.
+        start: how many begin.
+        allowed: see ``allowance``.
+        rate: false-positive rate.
+    """
     aim = _SPENT * allowed
     rise = highest_clean_trend(allowed, 1 / MEMORY, FALSE_ALARM)
     return Policy(

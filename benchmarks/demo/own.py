@@ -43,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--harden-epochs", type=int, metavar="N", help="of hardening (default: the command's own)"
     )
     parser.add_argument(
+        "--false-positive-rate",
+        type=float,
+        metavar="R",
+        help="of flags on clean images, 0: nothing is flagged (default: of deepfusion harden)",
+    )
+    parser.add_argument(
         "--eps", type=float, default=16, metavar="E", help="budget in 1/255 (default: 16)"
     )
     parser.add_argument(
@@ -68,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         held_out=tuple(args.held_out),
         epochs=args.epochs,
         harden_epochs=args.harden_epochs if args.harden else 0,
+        false_positive_rate=args.false_positive_rate,
         eps=args.eps,
         attack_steps=args.steps,
         members=args.members,

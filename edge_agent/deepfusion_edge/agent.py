@@ -4,247 +4,25 @@ One thread judges (the caller's), one publishes. They share the outbox and nothi
 """
 
 import logging
-import secrets
-import statistics
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 from msgspec.structs import replace
 
-from deepfusion_edge.bundle.manifest import Manifest
 from deepfusion_edge.config import AgentConfig
-from deepfusion_edge.erosion import MAX_SEED, Factors, identity, sample, stream_of
-from deepfusion_edge.errors import DeepFusionError, InputError, ModelError, UnreachableError
-from deepfusion_edge.fusion import Outputs, judge
-from deepfusion_edge.image import decode, to_input
+from deepfusion_edge.errors import DeepFusionError, InputError, UnreachableError
+from deepfusion_edge.judging import Judge, Line, Summary, put_alert
 from deepfusion_edge.outbox import Outbox
 from deepfusion_edge.report import payload
 from deepfusion_edge.report.mqtt import Publisher
-from deepfusion_edge.runtime.base import Session
 from deepfusion_edge.source import SOURCES
 from deepfusion_edge.source.base import Frame, Source
 
 log = logging.getLogger(__name__)
 
 ALERT_TIMEOUT_S = 5.0
-_LATENCIES = 10_000
-
-
-class Line(NamedTuple):
-    """What judges frames: an installed bundle, loaded.
-
-    Attributes:
-        manifest: the bundle's, verified.
-        digest: SHA-256 (hex) that names the bundle in every record.
-        session: its graph.
-    """
-
-    manifest: Manifest
-    digest: str
-    session: Session
-
-
-class Summary(NamedTuple):
-    """What a run did.
-
-    Attributes:
-        frames: accepted + suspect + rejected + unreadable.
-        rejected: by the verdict, or because the graph failed on the frame.
-        sent, kept: events confirmed by the broker in this run; events still in the outbox.
-        latency_ms_p50: median from bytes to verdict, of the last 10,000 frames; None without any.
-    """
-
-    frames: int
-    accepted: int
-    suspect: int
-    rejected: int
-    unreadable: int
-    sent: int
-    kept: int
-    latency_ms_p50: float | None
-
-
-class Judge:
-    """Turns frames into events in the outbox."""
-
-    def __init__(
-        self,
-        config: AgentConfig,
-        line: Line,
-        outbox: Outbox,
-        *,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self.counts: Counter[str] = Counter()
-        self.latencies_ms: deque[float] = deque(maxlen=_LATENCIES)
-        self._agent = config.mqtt.client_id
-        self._seed = config.model.seed
-        self._members = config.model.members or line.manifest.erosion.members
-        self._line, self._outbox, self._now = line, outbox, now
-        self.bundle = payload.BundleRef(
-            id=line.manifest.id, digest=line.digest, sequence=line.manifest.sequence
-        )
-
-    def warm_up(self) -> None:
-        """Run once on a black image, so that the first frame is not the slow one.
-
-        Raises:
-            ModelError: the graph does not run, or does not fit classes and members.
-        """
-        size = self._line.manifest.preprocess
-        image = np.zeros((1, 3, size.height, size.width), dtype=np.float32)
-        self._run(image, identity(self._line.manifest.erosion.sites, self._members))
-
-    def take(self, frame: Frame) -> None:
-        """Judge one frame and put what there is to say into the outbox.
-
-        Raises:
-            StorageError: the outbox cannot be written.
-        """
-        subject = payload.Subject(
-            source=frame.source,
-            frame=frame.name,
-            sequence=frame.sequence,
-            captured_s=frame.captured_s,
-        )
-        begun = time.perf_counter()
-        try:
-            image = self._image(frame)
-        except DeepFusionError as error:
-            self.counts["unreadable"] += 1
-            self.alert("unreadable", str(error), subject=subject)
-            return
-        draw = self._draw(frame)
-        try:
-            outputs = self._run(image, self._factors(draw))
-        except ModelError as error:
-            # Fail safe: no verdict is a rejection, and one odd frame must not stop the line.
-            self.counts["reject"] += 1
-            self.alert("model", str(error), subject=subject)
-            return
-        verdict = judge(outputs, self._line.manifest.thresholds)
-        latency_ms = 1000 * (time.perf_counter() - begun)
-        self.latencies_ms.append(latency_ms)
-        self.counts[verdict.state] += 1
-
-        def render(name: str) -> bytes:
-            return payload.encode(
-                payload.decision(
-                    f"{self._agent}-{name}",
-                    agent=self._agent,
-                    subject=subject,
-                    bundle=self.bundle,
-                    classes=self._line.manifest.classes,
-                    verdict=verdict,
-                    draw=draw,
-                    latency_ms=latency_ms,
-                )
-            )
-
-        name = self._outbox.put(f"decision/{frame.source}", render, now_s=self._now())
-        says = (
-            f"{self._line.manifest.classes[verdict.label]} {verdict.confidence:.3f}, feature"
-            f" variance {verdict.feature_variance:.4g}, disagreement {verdict.disagreement:.4g}"
-        )
-        log.info("%s %s/%s: %s", verdict.state, frame.source, frame.name, says)
-        if verdict.state != "accept":
-            self.alert(verdict.state, says, subject=subject, about=f"{self._agent}-{name}")
-
-    def alert(
-        self,
-        kind: payload.AlertKind,
-        reason: str,
-        *,
-        subject: payload.Subject | None = None,
-        about: str | None = None,
-    ) -> None:
-        """Put an alert into the outbox and the log."""
-        put_alert(
-            self._outbox, self._agent, kind, reason, self._now(), subject=subject, about=about
-        )
-
-    def summary(self, *, sent: int, kept: int) -> Summary:
-        """Count what was judged so far."""
-        counts, latencies = self.counts, self.latencies_ms
-        return Summary(
-            frames=sum(counts.values()),
-            accepted=counts["accept"],
-            suspect=counts["suspect"],
-            rejected=counts["reject"],
-            unreadable=counts["unreadable"],
-            sent=sent,
-            kept=kept,
-            latency_ms_p50=round(statistics.median(latencies), 3) if latencies else None,
-        )
-
-    def _image(self, frame: Frame) -> npt.NDArray[np.float32]:
-        content = frame.content
-        if isinstance(content, DeepFusionError):
-            raise content
-        if isinstance(content, bytes):
-            content = decode(content, max_pixels=frame.max_pixels)
-        size = self._line.manifest.preprocess
-        return to_input(content, size.height, size.width)
-
-    def _draw(self, frame: Frame) -> payload.Draw:
-        if self._seed is None:
-            # One secret draw a frame: a published seed must not tell the next frame's factors.
-            return payload.Draw(seed=secrets.randbits(53), stream=0)
-        return payload.Draw(self._seed, stream_of(frame.source, frame.name) % (MAX_SEED + 1))
-
-    def _factors(self, draw: payload.Draw) -> Factors:
-        sites = self._line.manifest.erosion.sites
-        return sample(sites, seed=draw.seed, stream=draw.stream, members=self._members)
-
-    def _run(self, image: npt.NDArray[np.float32], factors: Factors) -> Outputs:
-        outputs = self._line.session.run(image, factors)
-        classes = len(self._line.manifest.classes)
-        shapes = (outputs.fused.shape, outputs.members.shape)
-        if shapes != ((classes,), (len(factors), classes)):
-            raise ModelError(
-                f"graph gives fused {shapes[0]} and members {shapes[1]} for {classes} classes"
-                f" and {len(factors)} members",
-                "export the bundle again",
-            )
-        if not all(np.isfinite(value).all() for value in outputs):
-            raise ModelError("graph gives NaN or infinity", "keep the frame and report it")
-        return outputs
-
-
-def put_alert(
-    outbox: Outbox,
-    agent: str,
-    kind: payload.AlertKind,
-    reason: str,
-    now_s: float,
-    *,
-    subject: payload.Subject | None = None,
-    about: str | None = None,
-) -> None:
-    """Put an alert, perhaps about the decision with id ``about``, into the outbox and the log."""
-
-    def render(name: str) -> bytes:
-        return payload.encode(
-            payload.alert(
-                f"{agent}-{name}",
-                agent=agent,
-                kind=kind,
-                reason=reason,
-                time_s=now_s,
-                subject=subject,
-                decision_id=about,
-            )
-        )
-
-    outbox.put("alert", render, now_s=now_s)
-    where = f"{subject.source}/{subject.frame}: " if subject else ""
-    log.warning("alert %s: %s%s", kind, where, reason)
 
 
 def load_line(config: AgentConfig) -> Line:

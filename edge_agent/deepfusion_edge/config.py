@@ -28,13 +28,16 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
     """How the bundle's graph is run.
 
     Attributes:
-        members: K, erosion members a frame; None takes the bundle's.
+        members: K, erosion members a frame; None takes the bundle's. A number runs as many for
+            every frame, without a policy.
+        policy: whether the bundle's adaptive policy, if it has one, may run fewer members.
         threads: of the runtime; 0 lets the runtime choose.
         seed: None draws a fresh secret seed a frame; a number makes runs repeat exactly, and lets
             an attacker who learns it predict the members: for tests and benchmarks.
     """
 
     members: Annotated[int, Meta(ge=1, le=64)] | None = None
+    policy: bool = True
     threads: Annotated[int, Meta(ge=0, le=256)] = 0
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
 

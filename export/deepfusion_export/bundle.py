@@ -144,6 +144,7 @@ def _statement(plan: Plan, line: str, sequence: int, created: str, expires: str)
         tolerance=GOLDEN_TOLERANCE,
         files=(part(GOLDEN, b""), part(MODEL, b"")),
         provenance={},
+        policy=plan.policy,
     )
     try:
         return parse_manifest(canonical(manifest))

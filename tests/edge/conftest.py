@@ -31,6 +31,7 @@ from deepfusion_edge.bundle.manifest import (
     part,
 )
 from deepfusion_edge.erosion import Site
+from deepfusion_edge.policy import Policy
 
 COLOURS = ("red", "green", "blue")
 SITES = (Site(name="colour", kind="activation", channels=3, strength=0.2),)
@@ -166,6 +167,7 @@ def make_bundle(keys: Keys) -> Callable[..., Path]:
         created: str = "2026-01-01T00:00:00Z",
         expires: str = "2036-01-01T00:00:00Z",
         thresholds: fusion.Thresholds | None = None,
+        policy: Policy | None = None,
         mutate: Callable[[Manifest], Manifest] = lambda manifest: manifest,
         model: bytes | None = None,
         golden: Golden | None = None,
@@ -192,6 +194,7 @@ def make_bundle(keys: Keys) -> Callable[..., Path]:
             tolerance=1e-4,
             files=tuple(part(name, contents[name]) for name in sorted(contents)),
             provenance={"tool": "tests", "model": hashlib.sha256(model).hexdigest()},
+            policy=policy,
         )
         payload = canonical(mutate(manifest))
         contents[MANIFEST] = payload

@@ -69,6 +69,7 @@ def test_run_publishes_and_sums_up(line, broker):
         "suspect": 0,
         "rejected": 0,
         "unreadable": 0,
+        "escalated": 0,
         "sent": 3,
         "kept": 0,
     }

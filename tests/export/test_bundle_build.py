@@ -4,11 +4,14 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from deepfusion_edge import erosion
 from deepfusion_edge.bundle import store
 from deepfusion_edge.bundle.envelope import generate, public_pem
 from deepfusion_edge.errors import ModelError, ParityError, StorageError, TrustError, UsageError
+from deepfusion_edge.fusion import Threshold, Thresholds
+from deepfusion_edge.policy import Policy, Trend, Usual
 from deepfusion_edge.runtime.ort import OrtSession
 from deepfusion_export import bundle
 from deepfusion_export.onnx import FusedGraph
@@ -49,6 +52,17 @@ def test_the_device_installs_it_and_computes_what_torch_computes(case, built, tm
     np.testing.assert_allclose(ours.members, theirs.members.numpy(), atol=1e-5)
     np.testing.assert_allclose(ours.fused, theirs.fused.numpy(), atol=1e-5)
     assert ours.feature_variance == pytest.approx(float(theirs.feature_variance), rel=1e-3)
+
+
+def test_the_policy_travels_with_the_thresholds_that_it_needs(case, built):
+    never = Threshold(None, None)
+    limits = Thresholds(never, never, 0.01, 1000)
+    policy = Policy(2, limits, Usual(0.1, 0.2), Usual(0.1, 0.2), Trend(0.1, 0.5, 0.2))
+    plan = replace(case.plan, thresholds=limits, policy=policy)
+    assert built(plan=plan).policy == policy
+    for change in ({"thresholds": None}, {"policy": replace(policy, start=case.plan.members)}):
+        with pytest.raises(UsageError, match="policy"):
+            built(plan=replace(plan, **change))
 
 
 def test_provenance_says_where_it_comes_from(case, built):

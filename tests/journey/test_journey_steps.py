@@ -125,6 +125,7 @@ def test_each_command_line_of_the_way_is_one_that_its_program_takes(tmp_path, mo
         target="depthwise",
         held_out=("residual",),
         harden_epochs=0,
+        false_positive_rate=0,
         members=4,
     )
     for step in Journey(settings, tmp_path).steps():

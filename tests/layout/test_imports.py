@@ -29,6 +29,7 @@ PURE = (
     "errors.py",
     "fusion.py",
     "image.py",
+    "policy.py",
     "report/payload.py",
 )
 IMPURE_MODULES = {

@@ -63,11 +63,12 @@ def train(data, root, *more):
     return ("train", "--data", data, "--arch", "residual", "--out", root / "t.pt2", *more)
 
 
+PLAN_ONLY = ("--epochs", "0", "--false-positive-rate", "0")
 COMMANDS = pytest.mark.parametrize("command", [craft, evaluate, harden, train])
 
 
 def called(command, data, root, *more):
-    more = (*more, "--epochs", "0") if command is harden else more
+    more = (*more, *PLAN_ONLY) if command is harden else more
     return command(data, root / "out" if command is craft else root, *more)
 
 
@@ -147,7 +148,7 @@ def test_craft_options_out_of_range(more, refused, data, tmp_path):
         ("--members", "65"),
         ("--shared", "1"),
         ("--max-clean-drop", "nan"),
-        ("--false-positive-rate", "0"),
+        ("--false-positive-rate", "0.6"),
         ("--rate", "0"),
         ("--crafted", "0"),
         ("--epochs", "-1"),
@@ -183,7 +184,7 @@ def test_originals_that_are_not_there(refused, data, tmp_path):
 
 def test_a_plan_of_another_model(refused, capsys, tmp_path):
     squares = nets.squares(tmp_path / "squares", each=3)
-    quick = ("--epochs", "0", "--members", "2", "--max-clean-drop", "1")
+    quick = (*PLAN_ONLY, "--members", "2", "--max-clean-drop", "1")
     assert main([str(a) for a in (*harden(squares, tmp_path, *quick), "--json")]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["held_out"] == 9

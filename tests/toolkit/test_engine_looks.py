@@ -61,7 +61,7 @@ def test_two_processes_say_what_one_says(tmp_path, capfd):
 
 def test_a_fused_target_too(tmp_path):
     squares = nets.squares(tmp_path / "squares", each=3)
-    settings = Settings(epochs=0, members=2, max_clean_drop=1.0)
+    settings = Settings(epochs=0, members=2, max_clean_drop=1.0, false_positive_rate=0)
     out = tmp_path / "net.pt2"
     harden(load(LEARNER), folder.load(squares), [], out, tmp_path / "plan.json", settings)
     targets = [load(str(out))]

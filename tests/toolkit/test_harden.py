@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 
-from deepfusion_edge.errors import ModelError, UsageError
+from deepfusion_edge.errors import InputError, ModelError, UsageError
 from deepfusion_toolkit import attacks
 from deepfusion_toolkit import harden as hardening
 from deepfusion_toolkit import plan as plans
@@ -78,8 +78,9 @@ def test_one_epoch_runs_and_the_same_seed_gives_the_same_weights(data, tmp_path)
 def test_no_epochs_leave_the_weights_and_use_all_images(data, tmp_path):
     model = nets.classifier(nets.learner)
     before = plans.fingerprint(model.core)
-    chosen = Settings(**QUICK, epochs=0, max_clean_drop=1.0)
+    chosen = Settings(**{**QUICK, "false_positive_rate": 0}, epochs=0, max_clean_drop=1.0)
     plan = harden(model, data, [], tmp_path / "net.pt2", tmp_path / "plan.json", chosen)
+    assert plan.thresholds is None
     assert plan.model == before == plans.fingerprint(load(str(tmp_path / "net.pt2")).core)
     assert plan.figures["held_out"] == len(data) == 48
     assert plan.figures["accuracy"] == plan.figures["clean_accuracy_before"]
@@ -113,6 +114,16 @@ def test_transfer_examples_stay_within_epsilon(data):
     apart = (torch.stack([made[i.file] for i in items]).float() - clean).abs().amax((1, 2, 3))
     assert apart.max() == 6
     assert apart.min() > 0
+
+
+def test_too_few_images_for_the_rate_are_refused_before_the_work(data, tmp_path):
+    model, public = nets.classifier(nets.learner), nets.classifier(nets.public)
+    before = plans.fingerprint(model.core)
+    place, chosen = (tmp_path / "net.pt2", tmp_path / "plan.json"), Settings()
+    with pytest.raises(InputError, match=r"7 held-out clean images .* 199 are needed"):
+        harden(model, data, [public], *place, chosen)
+    assert plans.fingerprint(model.core) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
 
 
 @pytest.mark.usefixtures("trace_once")
@@ -164,7 +175,7 @@ def eroded_skips(model):
         {"shared": 1.0},
         {"max_clean_drop": -0.1},
         {"max_clean_drop": 1.1},
-        {"false_positive_rate": 0.0},
+        {"false_positive_rate": -0.1},
         {"false_positive_rate": 0.6},
         {"rate": 0.0},
         {"rate": float("nan")},

@@ -167,7 +167,10 @@ def _harden(parser: argparse.ArgumentParser) -> None:
         "--max-clean-drop", type=float, default=0.02, help="by erosion alone (%(default)s)"
     )
     parser.add_argument(
-        "--false-positive-rate", type=float, default=0.01, help="of flags (%(default)s)"
+        "--false-positive-rate",
+        type=float,
+        default=0.01,
+        help="of flags on clean images; 0: nothing is flagged (%(default)s)",
     )
     parser.add_argument("--rate", type=float, default=3e-3, help="learning rate (%(default)s)")
     parser.add_argument("--crafted", type=int, default=2000, help="transfer examples (%(default)s)")

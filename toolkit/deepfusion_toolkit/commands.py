@@ -18,6 +18,7 @@ from deepfusion_toolkit import harden as hardening
 from deepfusion_toolkit import plan as plans
 from deepfusion_toolkit import sets as attacked
 from deepfusion_toolkit import study as judging
+from deepfusion_toolkit.calibrate import no_rejection
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.files import write_bytes
 from deepfusion_toolkit.label_order import require_fitting_labels
@@ -234,6 +235,7 @@ def harden(args: argparse.Namespace) -> int:
         rows = [[name.replace("_", " "), value] for name, value in plan.figures.items()]
         rows += [["members", plan.members], ["sites", len(plan.sites)]]
         rows += [["shared work", f"{plan.prefix_share:.0%}"]]
+        rows += [["rejection", words]] if (words := no_rejection(plan.thresholds)) else []
         table(f"{args.out} and {args.plan}", ["on held-out clean images", ""], rows)
     return 0
 

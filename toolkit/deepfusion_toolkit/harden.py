@@ -17,7 +17,7 @@ from deepfusion_edge.erosion import Kind, Site, sample, stream_of
 from deepfusion_edge.errors import ModelError, UsageError
 from deepfusion_toolkit import __version__, attacks
 from deepfusion_toolkit import plan as plans
-from deepfusion_toolkit.calibrate import calibrate
+from deepfusion_toolkit.calibrate import calibrate, require_images
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset, highest_label
 from deepfusion_toolkit.defence import scaled, verdicts
@@ -44,7 +44,7 @@ class Settings:
         members: K.
         shared: least share of the multiply-adds that members have in common, in [0, 1).
         max_clean_drop: how much accuracy erosion may cost before training, in [0, 1].
-        false_positive_rate: of the flags, on clean images.
+        false_positive_rate: of the flags, on clean images; 0: no thresholds, nothing is flagged.
         rate: learning rate.
         crafted: at most so many transfer examples.
         seed: of everything drawn.
@@ -68,7 +68,7 @@ class Settings:
             ("members", self.members, 1, 64),
             ("shared", self.shared, 0, 0.99),
             ("max-clean-drop", self.max_clean_drop, 0, 1),
-            ("false-positive-rate", self.false_positive_rate, 1e-6, 0.5),
+            ("false-positive-rate", self.false_positive_rate, 0, 0.5),
             ("rate", self.rate, 1e-7, 1),
             ("crafted", self.crafted, 1, 10_000_000),
         ):
@@ -90,11 +90,15 @@ def harden(
 
     Raises:
         ModelError: data, model and surrogates do not fit, or there is nothing to erode.
+        InputError: too few images to keep back, or to calibrate on.
     """
     require_same_classes([model, *surrogates], dataset.classes, highest_label(dataset))
     classes = dataset.classes or tuple(str(n) for n in range(model.classes))
     training = settings.epochs > 0
     kept, held_out = split(dataset) if training else (dataset, dataset)
+    rate = settings.false_positive_rate
+    if rate:
+        require_images(len(held_out), rate)
     pixels, labels = pixels_of(held_out, model.size)
     before = accuracy(model, pixels, labels)
     sites = choose(model, pixels, labels, before, settings)
@@ -110,7 +114,7 @@ def harden(
     hits = sum(v.label == i.label for v, i in zip(judged, held_out.items, strict=True))
     figures |= {"fused_accuracy": hits / len(held_out), "accuracy": accuracy(model, pixels, labels)}
     save(model.core, model.size, out)
-    thresholds = calibrate(judged, settings.false_positive_rate)
+    thresholds = calibrate(judged, rate) if rate else None
     plan = plans.Plan(
         schema=1,
         model=plans.fingerprint(model.core),

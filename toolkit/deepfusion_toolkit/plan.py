@@ -12,6 +12,7 @@ from torch import nn
 from deepfusion_edge.erosion import Site
 from deepfusion_edge.errors import InputError, ModelError
 from deepfusion_edge.fusion import Thresholds
+from deepfusion_edge.policy import Policy
 from deepfusion_toolkit.files import MALFORMED, write_bytes
 from deepfusion_toolkit.models import Classifier
 
@@ -29,6 +30,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         thresholds: calibrated on held-out clean images; None without calibration.
         settings: how the plan was made, for people and for re-running.
         figures: what was measured while making it.
+        policy: when fewer than all members judge; None: never.
     """
 
     schema: Literal[1]
@@ -42,6 +44,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     thresholds: Thresholds | None
     settings: dict[str, str | int | float | list[str] | None]
     figures: dict[str, float | int]
+    policy: Policy | None = None
 
 
 def fingerprint(core: nn.Module) -> str:

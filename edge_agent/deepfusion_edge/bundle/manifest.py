@@ -15,6 +15,7 @@ from msgspec import Meta
 from deepfusion_edge.erosion import Site
 from deepfusion_edge.errors import TrustError
 from deepfusion_edge.fusion import Thresholds
+from deepfusion_edge.policy import Policy
 
 SCHEMA = 1
 PAYLOAD_TYPE = "application/vnd.deepfusion.manifest+json"
@@ -65,6 +66,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         classes: names in the order of the graph's outputs.
         tolerance: how far the golden probe's outputs may be from the recorded ones (absolute).
         provenance: tool versions, hashes of model and plan, parity figures; for people, not rules.
+        policy: when fewer than all members judge; None: never.
     """
 
     schema: Literal[1]
@@ -83,6 +85,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tolerance: Annotated[float, Meta(gt=0.0, le=0.1)]
     files: Annotated[tuple[Part, ...], Meta(min_length=2, max_length=64)]
     provenance: dict[str, str | int | float]
+    policy: Policy | None = None
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -153,12 +156,15 @@ def _check_whole(manifest: Manifest) -> None:
     paths = [file.path for file in manifest.files]
     names = [site.name for site in manifest.erosion.sites]
     total = sum(file.size for file in manifest.files)
+    first = 0 if manifest.policy is None else manifest.policy.start
     rules = (
         (paths == sorted(set(paths)), "files are not sorted or are listed twice"),
         ({MODEL, GOLDEN} <= set(paths), f"files must name {MODEL} and {GOLDEN}"),
         (not {MANIFEST, SIGNATURE} & set(paths), "files name the manifest itself"),
         (total <= MAX_BUNDLE_BYTES, f"files have {total} bytes, at most {MAX_BUNDLE_BYTES}"),
         (len(set(names)) == len(names), "a site is named twice"),
+        (first < manifest.erosion.members, f"policy starts with all members or more ({first})"),
+        (not first or manifest.thresholds is not None, "policy without thresholds"),
         (len(set(manifest.classes)) == len(manifest.classes), "a class is named twice"),
         (all(manifest.classes), "a class has no name"),
         (parse_utc(manifest.created) < parse_utc(manifest.expires), "expires is not after created"),

@@ -14,7 +14,7 @@ from deepfusion_edge.fusion import State as VerdictState
 from deepfusion_edge.fusion import Verdict
 
 MAX_REASON = 500
-AlertKind = Literal["suspect", "reject", "unreadable", "model", "bundle", "outbox"]
+AlertKind = Literal["suspect", "reject", "unreadable", "model", "bundle", "outbox", "trend"]
 
 
 class Subject(msgspec.Struct, frozen=True):
@@ -63,6 +63,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": 
         confidence: its fused probability.
         state: ``accept``, ``suspect`` or ``reject``.
         disagreement: in nats.
+        members: how many gave this verdict; a policy may run fewer than the bundle's K.
         latency_ms: from the frame's bytes to the verdict.
     """
 

@@ -1,6 +1,6 @@
 """Erosion by graph surgery: the one mechanism behind attack, hardening, evaluation and export."""
 
-from deepfusion_toolkit.surgery.cost import prefix_share, share_before
+from deepfusion_toolkit.surgery.cost import members_cost, prefix_share, share_before
 from deepfusion_toolkit.surgery.insert import ErodedModel, Seen, erode
 from deepfusion_toolkit.surgery.sites import DEFAULT_STRENGTH, find_sites
 
@@ -10,6 +10,7 @@ __all__ = [
     "Seen",
     "erode",
     "find_sites",
+    "members_cost",
     "prefix_share",
     "share_before",
 ]

@@ -35,10 +35,15 @@ def share_before(traced: Traced, sites: Sequence[Site]) -> float:
     return shared / total if total else 0.0
 
 
+def members_cost(members: int, prefix_share: float) -> float:
+    """Multiply-adds of so many members in one graph, in plain inferences."""
+    return 1 + (members - 1) * (1 - prefix_share)
+
+
 def prefix_share(module: torch.fx.GraphModule) -> float:
     """Share of multiply-adds before the first eroded site, in [0, 1], of a graph made by ``erode``.
 
-    K members cost at least ``1 + (K - 1) * (1 - share)`` plain inferences.
+    See ``members_cost`` for what it saves.
     """
     total = shared = 0
     member: set[Node] = set()

@@ -102,12 +102,10 @@ def compare(
     rows = []
     for form in made:
         clean = _judge(case, form, "clean", lambda: case.images.pixels)
-        robust = {
-            f"{a.threat}: {a.name} {a.eps:g}/255": _judge(
-                case, form, a.key, partial(case.set_of, a)
-            )
-            for a in sets
-        }
+        robust = {}
+        for one in sets:
+            title = f"{one.threat}: {one.name} {one.eps:g}/255"
+            robust[title] = _judge(case, form, one.key, partial(case.set_of, one))
         for eps in white_box:
             attack = _through(case, form, eps)
             made_now = partial(case.crafted, attack, case.images)

@@ -18,7 +18,7 @@ class Settings:
         eps: budgets in units of 1/255.
         limit: images that are attacked, balanced over classes; false positives are counted on all.
         redraws: R, how often each image is judged with other factors.
-        attacks: names of the transfer attacks.
+        attack: names of the transfer attacks.
         passes: of each of them, per image; None: ten for each surrogate.
         steps: of the first rung of the white-box ladder, and AutoAttack's iterations (paper: 100).
         eot: draws that a gradient is averaged over, one rung each.
@@ -26,7 +26,7 @@ class Settings:
         tolerance: the ladder ends where a rung takes less robust accuracy than this, in [0, 1].
         queries: of Square for each image (paper: 5000).
         sweep: whether epsilon is doubled until nothing stands.
-        ablate: whether forms of the model are compared at equal cost.
+        forms: whether single, ensemble and eroded forms are compared at their cost.
         members: K of the eroded forms.
         rounds: of the latency measurement.
         batch: images at once.
@@ -36,7 +36,7 @@ class Settings:
     eps: tuple[float, ...] = (8.0,)
     limit: int = 40
     redraws: int = 5
-    attacks: tuple[str, ...] = (DEEP_FUSION,)
+    attack: tuple[str, ...] = (DEEP_FUSION,)
     passes: int | None = None
     steps: int = 10
     eot: tuple[int, ...] = (1, 20, 100)
@@ -44,7 +44,7 @@ class Settings:
     tolerance: float = 0.01
     queries: int = 300
     sweep: bool = True
-    ablate: bool = True
+    forms: bool = True
     members: tuple[int, ...] = (1, 5, 10, 30)
     rounds: int = 15
     batch: int = 16
@@ -72,7 +72,7 @@ class Settings:
                 raise UsageError(
                     f"{name} must be in [{low:g}, {high:g}], is {value}", f"change --{name}"
                 )
-        for name in self.attacks:
+        for name in self.attack:
             if name not in ATTACKS:
                 raise UsageError(
                     f"there is no attack '{name}'", f"give one of {', '.join(ATTACKS)}"

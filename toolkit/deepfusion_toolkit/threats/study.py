@@ -114,7 +114,7 @@ class _Evaluation:
             else:
                 self._transfer(threat)
         forms = []
-        if settings.ablate:
+        if settings.forms:
             eps = settings.eps if "white-box" in threats else ()
             forms = ablation.compare(case, self.attackers.ensemble, self.sets, eps)
         plan = case.jury.plan
@@ -181,7 +181,8 @@ class _Evaluation:
             last, outcome = self.sets[-1], self.outcomes[-1]
 
             def same(eps: float) -> Attack:
-                return next(a for a in make(case, models, eps) if a.name == last.name)
+                found = next(a for a in make(case, models, eps) if a.name == last.name)
+                return found._replace(blind=False)  # no other model is asked about it
 
             self.swept += sweep(case, same, last.eps, outcome, sees=False)
 

@@ -58,7 +58,7 @@ def oblivious(case: Case, surrogates: Surrogates, eps: float) -> Iterator[Attack
     Raises:
         UsageError: fewer passes than an attack needs for one step.
     """
-    for name in case.settings.attacks:
+    for name in case.settings.attack:
         settings = _settings(case, name, surrogates, eps, "transfer")
         yield _attack(case, "transfer", name, settings, surrogates)
 
@@ -71,7 +71,7 @@ def aware(case: Case, surrogates: Surrogates, eps: float) -> Iterator[Attack]:
         ModelError: a surrogate has nothing to erode.
     """
     plan = surrogates.plan
-    for name in case.settings.attacks:
+    for name in case.settings.attack:
         settings = _settings(case, name, surrogates, eps, "transfer-aware")
         if settings.method != "fia":  # which is nothing without a layer to look at
             through = replace(settings, erosion=1.0, feature_weight=0.0, residual=1.0, mixup=0.0)

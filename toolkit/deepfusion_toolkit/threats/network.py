@@ -42,13 +42,20 @@ def log_scores(seen: Fused) -> Tensor:
     return (seen.feature_variance + 1e-7).log() + disagreement.log()
 
 
-class _Network(ErodedModel):
-    """Something that answers like an eroded model; its draws are those of ``sites``."""
+def _as_it_is(image: Tensor) -> Tensor:
+    return image
 
-    def __init__(self, like: Classifier | ErodedModel, sites: tuple[Site, ...]) -> None:
+
+class _Network(ErodedModel):
+    """Something that answers like an eroded model; its draws are those of ``sites``.
+
+    Images keep their size: what answers resizes them itself, in its own way.
+    """
+
+    def __init__(self, name: str, size: tuple[int, int], sites: tuple[Site, ...]) -> None:
         nn.Module.__init__(self)
-        self.name, self.size, self.sites = like.name, like.size, sites
-        self.width, self.tapped, self.fit = width(sites), (), like.fit
+        self.name, self.size, self.sites = name, size, sites
+        self.width, self.tapped, self.fit = width(sites), (), _as_it_is
 
     def finite(self, logits: Tensor) -> Tensor:
         """Pass logits on.
@@ -71,7 +78,7 @@ class FusedNetwork(_Network):
     """
 
     def __init__(self, defended: Defended, members: int, *, evading: float = 0.0) -> None:
-        super().__init__(defended.eroded, defended.eroded.sites * members)
+        super().__init__(defended.name, defended.size, defended.sites * members)
         self.defended, self.members, self.evading = defended, members, evading
 
     def forward(self, image: Tensor, factors: Tensor) -> Seen:
@@ -86,7 +93,7 @@ class PlainNetwork(_Network):
     """Plain models, their probabilities averaged, as one network of the attack loop."""
 
     def __init__(self, models: Sequence[Classifier]) -> None:
-        super().__init__(models[0], ())
+        super().__init__(models[0].name, models[0].size, ())
         self.models = nn.ModuleList(models)
 
     def forward(self, image: Tensor, factors: Tensor) -> Seen:  # noqa: ARG002 - there are none
@@ -133,7 +140,7 @@ class _Fixed(nn.Module):
 def fixed(defended: Defended, members: int, *, seed: int) -> Classifier:
     """The deterministic version: one draw, the same for every image, and the attacker knows it."""
     factors = defended.draw(["fixed"], seed=seed, members=members, stream="fixed")
-    name = f"{defended.eroded.name}, one fixed draw of {members}"
+    name = f"{defended.name}, one fixed draw of {members}"
     return Classifier(_Fixed(defended, factors), name=name, size=defended.size)
 
 

@@ -111,7 +111,7 @@ class Jury(NamedTuple):
                 seen = self.defended(images[at : at + self.batch], factors)
             if not torch.isfinite(seen.fused).all():
                 raise ModelError(
-                    f"{self.defended.eroded.name} gives probabilities that are not finite",
+                    f"{self.defended.name} gives probabilities that are not finite",
                     "check its weights",
                 )
             for fused, members, variance in zip(*seen, strict=True):

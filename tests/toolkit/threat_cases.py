@@ -14,7 +14,7 @@ from deepfusion_toolkit.threats.ledger import Ledger
 from tests.toolkit import attack_nets as nets
 
 CLASSES = 4
-SMALL = {"steps": 20, "eot": (1, 2), "redraws": 2, "queries": 30, "forms": False, "sweep": False}
+SMALL = {"steps": 10, "eot": (1, 2), "redraws": 2, "queries": 10, "forms": False, "sweep": False}
 
 
 class Rounding(nets.Linear):
@@ -25,7 +25,7 @@ class Rounding(nets.Linear):
 
 
 @cache
-def problem(count=12):
+def problem(count=8):
     """Weights, 8-bit images, labels of which the last is wrong, and distances in 1/255."""
     draw = torch.Generator().manual_seed(1)
     weight = 0.05 * torch.randn(CLASSES, nets.PIXELS, generator=draw)

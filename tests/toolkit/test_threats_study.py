@@ -89,7 +89,7 @@ def test_a_ledger_makes_a_result_once(tmp_path):
 
 def test_the_first_redraw_is_the_devices_own():
     case = cases.case(strength=0.3)
-    judged = case.jury.judge(case.images.inputs, case.images.keys)
+    judged = case.jury.judge(case.images.pixels, case.images.keys)
     for n in (0, 7):
         outputs = run_members(
             case.jury.defended,
@@ -119,7 +119,7 @@ def test_forms_cost_what_they_run():
         ("eroded ensemble", 5, 2.0),  # at the cost of the plain ensemble
     ]
     for form in forms(changed, []):
-        right = form.right(case.images, case.images.inputs)
+        right = form.right(case.images, case.images.pixels)
         assert right.shape in {(1, 8), (2, 8)}
         assert right.mean() > 0.5
 
@@ -141,6 +141,8 @@ def test_the_page_and_the_schema(defended):
     assert told["schema"] == 1
     assert {row["threat"] for row in told["rows"]} == set(THREATS)
     assert all(form["latency"] > 0 for form in told["ablation"])
+    defence = next(form for form in told["ablation"] if form["eroded"] == told["members"])
+    assert (told["cost"], told["latency"]) == (defence["cost"], defence["latency"])
     for row in told["rows"]:
         assert row["harm"]["value"] == pytest.approx(1 - row["robust"]["value"])  # no thresholds
         assert row["worst"]["value"] <= row["robust"]["value"]

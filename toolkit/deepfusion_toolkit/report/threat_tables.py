@@ -55,7 +55,10 @@ def clean(study: ThreatStudy) -> Rows:
     rate = "-" if one.named_rate is None else f"{one.named_rate:.2%}"
     return Rows(
         f"{one.images} clean images",
-        ["", "plain", f"fused over {study.members}", "in every redraw", "flagged", "named rate"],
+        [
+            *("", "plain", f"fused over {study.members}", "in every redraw"),
+            *("flagged", "named rate", "cost", "latency"),
+        ],
         [
             [
                 study.target,
@@ -64,8 +67,11 @@ def clean(study: ThreatStudy) -> Rows:
                 counted(one.worst.hits, one.worst.total),
                 f"{one.flagged.value:.2%} ({one.flagged.low:.2%} to {one.flagged.high:.2%})",
                 rate,
+                f"{study.cost:.2f}",
+                "-" if study.latency is None else f"{study.latency:.2f}",
             ]
         ],
+        "Cost of one fused prediction in plain inferences, by multiply-adds; latency as measured.",
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from deepfusion_toolkit import attacks
 from deepfusion_toolkit.models import Classifier
+from deepfusion_toolkit.plan import Plan
 from deepfusion_toolkit.statistics import Mean
 from deepfusion_toolkit.surgery import ErodedModel, Seen
 from deepfusion_toolkit.threats.case import Attack, Case, Images
@@ -33,6 +34,7 @@ class FormRow(msgspec.Struct, frozen=True):
 
     Attributes:
         form, members: what it is, and of how many.
+        eroded: K; 0 for plain forms.
         cost: plain inferences that one prediction costs in multiply-adds.
         latency: the same as measured, median ratio in one process.
         clean: accuracy on the originals of the attacked images, mean over redraws.
@@ -42,6 +44,7 @@ class FormRow(msgspec.Struct, frozen=True):
 
     form: str
     members: int
+    eroded: int
     cost: float
     latency: float
     clean: Mean
@@ -54,7 +57,7 @@ class Form:
 
     Attributes:
         name, members, cost: see ``FormRow``.
-        right: (images, pixels as input) -> which are classified as labelled, [R, N].
+        right: (originals, attacked pixels) -> which are classified as labelled, [R, N].
         network: the same for the attack loop.
         answer: one prediction of one image, for the clock.
     """
@@ -79,8 +82,13 @@ def forms(case: Case, ensemble: Sequence[Classifier]) -> list[Form]:
         members.add(min(MOST_MEMBERS, equal))
     for count in sorted(members):
         name = "eroded single" if count == 1 else "eroded ensemble"
-        found.append(_eroded(case, name, count, 1 + (count - 1) * alone))
+        found.append(_eroded(case, name, count, cost(case.jury.plan, count)))
     return found
+
+
+def cost(plan: Plan, members: int) -> float:
+    """Plain inferences that K members cost, by multiply-adds: what they share runs once."""
+    return 1 + (members - 1) * (1 - plan.prefix_share)
 
 
 def compare(
@@ -111,7 +119,15 @@ def compare(
             made_now = partial(case.crafted, attack, case.images)
             robust[f"white-box: PGD {eps:g}/255"] = _judge(case, form, attack.key, made_now)
         rows.append(
-            FormRow(form.name, form.members, form.cost, latency[_name(form)], clean, robust)
+            FormRow(
+                form=form.name,
+                members=form.members,
+                eroded=form.members if form.network.width else 0,
+                cost=form.cost,
+                latency=latency[_name(form)],
+                clean=clean,
+                robust=robust,
+            )
         )
     return rows
 
@@ -119,7 +135,7 @@ def compare(
 def _judge(case: Case, form: Form, what: str, pixels: Callable[[], Tensor]) -> Mean:
     key = f"form {_name(form)}: {what}"
     right = case.ledger.recall(
-        key, list[list[bool]], lambda: form.right(case.images, pixels() / 255).tolist()
+        key, list[list[bool]], lambda: form.right(case.images, pixels()).tolist()
     )
     return mean_of(np.array(right, bool))
 
@@ -132,8 +148,8 @@ def _plain(name: str, models: Sequence[Classifier]) -> Form:
             said: Seen = network(image, image.new_ones(len(image), 0))
         return said.logits
 
-    def right(images: Images, inputs: Tensor) -> Flags:
-        said = torch.cat([answer(chunk).argmax(1) for chunk in inputs.split(32)])
+    def right(images: Images, pixels: Tensor) -> Flags:
+        said = torch.cat([answer(chunk / 255).argmax(1) for chunk in pixels.split(32)])
         return np.asarray(said.numpy() == np.array(images.labels))[None]
 
     return Form(name, len(models), float(len(models)), right, network, answer)
@@ -142,8 +158,8 @@ def _plain(name: str, models: Sequence[Classifier]) -> Form:
 def _eroded(case: Case, name: str, members: int, cost: float) -> Form:
     jury = case.jury._replace(members=members)
 
-    def right(images: Images, inputs: Tensor) -> Flags:
-        return ~jury.judge(inputs, images.keys).wrong(images.labels)
+    def right(images: Images, pixels: Tensor) -> Flags:
+        return ~jury.judge(pixels, images.keys).wrong(images.labels)
 
     def answer(image: Tensor) -> object:
         factors = jury.defended.draw(["clock"], seed=jury.seed, members=members)

@@ -155,12 +155,12 @@ class Case:
             started: when their attack began, by ``time.monotonic``.
             shown: tell people how far the judging is.
         """
-        inputs = pixels / 255
+        chunks = pixels.split(self.settings.batch)
         with torch.no_grad():
-            said = [self.plain(chunk).argmax(1) for chunk in inputs.split(self.settings.batch)]
+            said = [self.plain(chunk / 255).argmax(1) for chunk in chunks]
         return Outcome(
             key,
-            self.jury.judge(inputs, images.keys, shown=shown),
+            self.jury.judge(pixels, images.keys, shown=shown),
             torch.cat(said).tolist(),
             {i: _png(pixels[i]) for i in pictures},
             0.0 if started is None else round(time.monotonic() - started, 1),

@@ -12,7 +12,7 @@ from deepfusion_edge.errors import ModelError
 from deepfusion_edge.fusion import Outputs, judge
 from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.plan import Plan
-from deepfusion_toolkit.report.terminal import progress
+from deepfusion_toolkit.report.terminal import Advance, progress
 from deepfusion_toolkit.statistics import Mean, Share, paired_mean, share
 
 T = TypeVar("T")
@@ -83,32 +83,29 @@ class Jury(NamedTuple):
     batch: int = 16
     members: int | None = None
 
-    def judge(self, images: Tensor, keys: Sequence[str], *, shown: bool = False) -> Judged:
-        """Judge [N, 3, H, W] in [0, 1]; ``shown`` tells people how far it is.
+    def judge(self, pixels: Tensor, keys: Sequence[str], *, shown: bool = False) -> Judged:
+        """Judge uint8 [N, 3, H, W]; ``shown`` tells people how far it is.
 
         Raises:
             ModelError: the network's probabilities are not finite.
         """
-        rows = []
-        with progress("fused predictions", self.redraws * len(images), shown=shown) as advance:
-            for redraw in range(self.redraws):
-                rows.append(self._once(images, keys, redraw))
-                advance(len(images))
+        with progress("fused predictions", self.redraws * len(pixels), shown=shown) as advance:
+            rows = [self._once(pixels, keys, redraw, advance) for redraw in range(self.redraws)]
         labels, flagged, variance, disagreement = zip(*rows, strict=True)
         return Judged([*labels], [*flagged], [*variance], [*disagreement])
 
     def _once(
-        self, images: Tensor, keys: Sequence[str], redraw: int
+        self, pixels: Tensor, keys: Sequence[str], redraw: int, advance: Advance
     ) -> tuple[list[int], list[bool], list[float], list[float]]:
         stream = "evaluate" if redraw == 0 else f"evaluate {redraw}"
         found = []
-        for at in range(0, len(images), self.batch):
+        for at in range(0, len(pixels), self.batch):
             names = keys[at : at + self.batch]
             factors = self.defended.draw(
                 names, seed=self.seed, members=self.members or self.plan.members, stream=stream
             )
             with torch.no_grad():
-                seen = self.defended(images[at : at + self.batch], factors)
+                seen = self.defended(pixels[at : at + self.batch] / 255, factors)
             if not torch.isfinite(seen.fused).all():
                 raise ModelError(
                     f"{self.defended.name} gives probabilities that are not finite",
@@ -117,6 +114,7 @@ class Jury(NamedTuple):
             for fused, members, variance in zip(*seen, strict=True):
                 outputs = Outputs(fused.numpy(), members.numpy(), float(variance))
                 found.append(judge(outputs, self.plan.thresholds))
+            advance(len(names))
         return (
             [v.label for v in found],
             [v.state != "accept" for v in found],

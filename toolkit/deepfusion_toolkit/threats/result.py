@@ -82,6 +82,8 @@ class ThreatStudy(msgspec.Struct, frozen=True):
     Attributes:
         target, members, surrogates: names, K, names.
         knows: what each threat knows, in words.
+        cost, latency: of one fused prediction in plain inferences: by multiply-adds, and as
+            measured (a median ratio in one process; None without ``forms``).
         images, redraws, seed: of the attacked images.
         rows: one for each attacker and epsilon; ``white-box`` is the ladder's last rung.
         fixed: the fixed draw under AutoAttack.
@@ -98,6 +100,8 @@ class ThreatStudy(msgspec.Struct, frozen=True):
     members: int
     surrogates: list[str]
     knows: dict[str, str]
+    cost: float
+    latency: float | None
     images: int
     redraws: int
     seed: int

@@ -113,7 +113,7 @@ class _Evaluation:
                 self._query()
             else:
                 self._transfer(threat)
-        forms = []
+        forms: list[ablation.FormRow] = []
         if settings.forms:
             eps = settings.eps if "white-box" in threats else ()
             forms = ablation.compare(case, self.attackers.ensemble, self.sets, eps)
@@ -128,6 +128,8 @@ class _Evaluation:
             members=plan.members,
             surrogates=[m.name for m in surrogates],
             knows={name: KNOWS[name] for name in THREATS if name in threats},
+            cost=ablation.cost(plan, plan.members),
+            latency=next((f.latency for f in forms if f.eroded == plan.members), None),
             images=len(case.images),
             redraws=settings.redraws,
             seed=settings.seed,

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+from deepfusion_toolkit.attacks import battery
 from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.names import THREATS
@@ -72,6 +73,8 @@ def study(
         UsageError: fewer passes than an attack needs.
         ModelError: a network's numbers are not finite, or pyautoattack is not installed.
     """
+    if {"white-box", "query"} & set(threats):
+        battery.library()  # told before anything is done
     jury = Jury(defended, plan, settings.seed, settings.redraws, settings.batch)
     images = clean.only(attacked)
     identity = identity_of(plan, clean, images, attackers, settings)

@@ -59,7 +59,7 @@ def test_all_threats_in_one_call(here, capsys):
     clean = folder.load(here / "clean")
     right = predict(nets.classifier(nets.learner), clean, shown=False)
     hits = sum(r == i.label for r, i in zip(right, clean.items, strict=True))
-    assert told["clean"]["plain"]["hits"] == hits
+    assert told["clean"]["undefended"]["hits"] == hits
     forms = [form["form"] for form in told["ablation"]]
     assert forms[:3] == ["single", "plain ensemble", "eroded single"]
     assert "Threats" in (here / "r.html").read_text()

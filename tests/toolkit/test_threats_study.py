@@ -109,7 +109,7 @@ def test_forms_cost_what_they_run():
     case = cases.case(strength=0.3, members=3)
     jury = case.jury._replace(plan=msgspec.structs.replace(case.jury.plan, prefix_share=0.75))
     settings = Settings(**cases.SMALL | {"members": (1, 5)})
-    changed = type(case)(case.plain, jury, case.images, settings, case.ledger)
+    changed = type(case)(case.plain, case.plain, jury, case.images, settings, case.ledger)
     found = [(f.name, f.members, f.cost) for f in forms(changed, [case.plain])]
     assert found == [
         ("single", 1, 1.0),
@@ -156,8 +156,8 @@ def test_doubts_of_made_up_figures(defended):
     white = msgspec.structs.replace(row, robust=high, clean=high, images=200)
     clean = msgspec.structs.replace(found.clean, named_rate=0.01, images=1000)
 
-    def said(rows, flat=True, sweep=(), of=clean):
-        return " ".join(doubts(of, rows, [], sweep, {"8": flat}, [], 0.01))
+    def said(rows, flat=True, sweep=(), of=clean, only=False):
+        return " ".join(doubts(of, rows, [], sweep, {"8": flat}, [], 0.01, hardened_only=only))
 
     assert said([white]) == ""
     black = msgspec.structs.replace(white, threat="query", attack="Square", robust=low)
@@ -180,4 +180,5 @@ def test_doubts_of_made_up_figures(defended):
         white, threat="transfer", undefended=share, undefended_clean=share
     )
     assert "too weak to tell" in said([weak])
+    assert "--undefended" in said([weak], only=True)
     assert np.isfinite(row.robust.value)

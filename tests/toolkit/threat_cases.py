@@ -78,4 +78,4 @@ def case(model=None, strength=0.0, thresholds=None, state=None, members=2, **set
     chosen = Settings(**SMALL | settings)
     defended, plan = defence(model, strength, thresholds, members)
     jury = Jury(defended, plan, chosen.seed, chosen.redraws, chosen.batch)
-    return Case(model, jury, images(), chosen, Ledger(state, "test"), (0,))
+    return Case(model, model, jury, images(), chosen, Ledger(state, "test"), (0,))

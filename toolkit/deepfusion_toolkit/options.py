@@ -87,6 +87,11 @@ def add_threats(parser: argparse.ArgumentParser, spec: str) -> None:
     ):
         shown = f"{text}: {spec}" if name == "surrogate" else text
         group.add_argument(f"--{name}", action="append", default=[], metavar="SPEC", help=shown)
+    group.add_argument(
+        "--undefended",
+        metavar="SPEC",
+        help="the target before hardening: shows whether the attacks are strong enough",
+    )
     number, whole = {"type": float, "metavar": "X"}, {"type": int, "metavar": "N"}
     several: dict[str, Any] = {"action": "append"}
     for name, kind, text in (
@@ -123,8 +128,8 @@ def add_threats(parser: argparse.ArgumentParser, spec: str) -> None:
 
 
 THREAT_OPTIONS = (
-    "surrogate", "hardened_surrogate", "ensemble", "eps", "attack", "passes", "limit", "redraws",
-    "steps", "eot", "raises", "tolerance", "queries", "members", "rounds", "batch", "sweep",
+    "surrogate", "hardened_surrogate", "ensemble", "undefended", "eps", "attack", "passes",
+    "limit", "redraws", "steps", "eot", "raises", "tolerance", "queries", "members", "rounds", "batch", "sweep",
     "forms", "resume",
 )  # fmt: skip
 """What means nothing without --threat."""

@@ -45,7 +45,9 @@ def held(study: ThreatStudy) -> Rows:
         ],
         "Right under attack is plain accuracy, whether the frame is flagged or not; accepted and "
         f"wrong is what a plant would act on. Both are means over {study.redraws} redraws of the "
-        "factors, with a bootstrap interval over images.",
+        "factors, with a bootstrap interval over images. Undefended: "
+        + (study.undefended or "the target itself, hardened but not fused")
+        + ".",
     )
 
 
@@ -56,13 +58,13 @@ def clean(study: ThreatStudy) -> Rows:
     return Rows(
         f"{one.images} clean images",
         [
-            *("", "plain", f"fused over {study.members}", "in every redraw"),
+            *("", "undefended", f"fused over {study.members}", "in every redraw"),
             *("flagged", "named rate", "cost", "latency"),
         ],
         [
             [
                 study.target,
-                counted(one.plain.hits, one.plain.total),
+                counted(one.undefended.hits, one.undefended.total),
                 _mean(one.fused),
                 counted(one.worst.hits, one.worst.total),
                 f"{one.flagged.value:.2%} ({one.flagged.low:.2%} to {one.flagged.high:.2%})",

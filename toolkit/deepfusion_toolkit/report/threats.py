@@ -77,8 +77,8 @@ def _table(rows: tables.Rows) -> Table:
 
 
 def _figures(study: ThreatStudy) -> Iterator[Figure]:
-    fused, plain = study.clean.fused.value, study.clean.plain.value
-    yield Figure("clean accuracy, fused", f"{fused:.1%}", f"plain {plain:.1%}")
+    fused, plain = study.clean.fused.value, study.clean.undefended.value
+    yield Figure("clean accuracy, fused", f"{fused:.1%}", f"undefended {plain:.1%}")
     for threat in study.knows:
         rows = [row for row in study.rows if row.threat == threat]
         if rows:

@@ -34,12 +34,14 @@ class Attackers:
             any it takes the surrogates.
         sets: attacked sets by name: their images and the originals' numbers among the clean ones.
         ensemble: plain models that are fused with the target, for the ablation.
+        undefended: the target before hardening: shows whether the attacks are strong enough.
     """
 
     surrogates: Sequence[Classifier] = ()
     hardened: Sequence[Classifier] = ()
     sets: Sequence[tuple[str, float, Images, Sequence[int]]] = ()
     ensemble: Sequence[Classifier] = ()
+    undefended: Classifier | None = None
 
 
 def identity_of(
@@ -49,6 +51,8 @@ def identity_of(
     text = hashlib.sha256(msgspec.json.encode(plan))
     text.update(clean.pixels.contiguous().numpy().tobytes())
     models = [*attackers.surrogates, *attackers.hardened, *attackers.ensemble]
+    if attackers.undefended is not None:
+        models.append(attackers.undefended)
     rest = (
         (__version__, str(torch.__version__), settings.seed, settings.redraws, settings.batch),
         (clean.labels, clean.keys, images.keys),

@@ -86,7 +86,9 @@ class Case:
     """What every attacker meets.
 
     Attributes:
-        plain: the undefended model.
+        plain: the target without erosion.
+        undefended: the model that defended accuracy is held against: the one before hardening, or
+            ``plain`` where that is not at hand.
         jury: the defence, with draws that no attacker knows.
         images: those that are attacked.
         settings: how hard attackers try.
@@ -95,6 +97,7 @@ class Case:
     """
 
     plain: Classifier
+    undefended: Classifier
     jury: Jury
     images: Images
     settings: Settings
@@ -145,7 +148,7 @@ class Case:
         started: float | None = None,
         shown: bool = False,
     ) -> Outcome:
-        """What defence and plain model say of attacked images, uint8 [N, 3, H, W].
+        """What defence and undefended model say of attacked images, uint8 [N, 3, H, W].
 
         Args:
             key: see ``Outcome``.
@@ -157,7 +160,7 @@ class Case:
         """
         chunks = pixels.split(self.settings.batch)
         with torch.no_grad():
-            said = [self.plain(chunk / 255).argmax(1) for chunk in chunks]
+            said = [self.undefended(chunk / 255).argmax(1) for chunk in chunks]
         return Outcome(
             key,
             self.jury.judge(pixels, images.keys, shown=shown),

@@ -42,11 +42,13 @@ def run(args: argparse.Namespace, seed: int, load: Load) -> int:
     _require(args)
     settings = settings_of(args, seed)
     dataset = folder.load(args.clean)
-    specs = [args.target, args.surrogate, args.hardened_surrogate, args.ensemble]
+    before = [] if args.undefended is None else [args.undefended]
+    specs = [args.target, args.surrogate, args.hardened_surrogate, args.ensemble, before]
     loaded = load([spec for part in specs for spec in part], dataset)
     require_same_classes(loaded, dataset.classes, highest_label(dataset))
     models = iter(loaded)
-    (target,), surrogates, hardened, ensemble = [[next(models) for _ in part] for part in specs]
+    groups = [[next(models) for _ in part] for part in specs]
+    (target,), surrogates, hardened, ensemble, undefended = groups
     plan = plans.read(args.plan, target)
     clean = images_of(dataset, target.size)
     numbers = {key: n for n, key in enumerate(clean.keys)}
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace, seed: int, load: Load) -> int:
         plan,
         clean,
         [numbers[item.file] for item in chosen.items],
-        Attackers(surrogates, hardened, given, ensemble),
+        Attackers(surrogates, hardened, given, ensemble, next(iter(undefended), None)),
         args.threat,
         settings,
         args.resume,

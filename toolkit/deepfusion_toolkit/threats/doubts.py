@@ -20,18 +20,21 @@ def doubts(
     flat: Mapping[str, bool],
     grey: Sequence[str],
     tolerance: float,
+    *,
+    hardened_only: bool,
 ) -> list[str]:
     """All doubts, in the order in which they should be read.
 
-    All but the last two arguments are the study's; ``grey`` names surrogates with the target's own
-    weights, and differences of accuracy up to ``tolerance`` are noise.
+    The first five arguments are the study's. ``grey`` names surrogates with the target's own
+    weights; differences of accuracy up to ``tolerance``, or of one image, are noise;
+    ``hardened_only`` says that the model before hardening is not known.
     """
     return [
         *_masked(rows, fixed, tolerance),
         *_ends(sweep),
         *(f"surrogate {name} is the target itself: its rows are grey-box" for name in grey),
         *_above_clean(rows, tolerance),
-        *_weak(rows),
+        *_weak(rows, hardened_only=hardened_only),
         *(
             f"the white-box curve at {eps}/255 still falls on its last rung: raise --eot, --steps "
             "or --raises"
@@ -54,7 +57,8 @@ def _masked(rows: Sequence[Row], fixed: Sequence[FixedRow], tolerance: float) ->
     for white in best.values():
         for black in rows:
             less = white.robust.value - black.robust.value
-            if black.threat in BLACK_BOX and black.eps == white.eps and less > tolerance:
+            noise = max(tolerance, 1 / min(white.images, black.images))
+            if black.threat in BLACK_BOX and black.eps == white.eps and less > noise:
                 yield (
                     f"black-box beats white-box at {white.eps:g}/255: {black.attack} leaves "
                     f"{black.robust.value:.1%}, {white.attack} {white.robust.value:.1%}. Gradients "
@@ -81,14 +85,18 @@ def _ends(sweep: Sequence[SweepPoint]) -> Iterator[str]:
 
 def _above_clean(rows: Sequence[Row], tolerance: float) -> Iterator[str]:
     for row in rows:
-        if row.robust.value > row.clean.value + tolerance:
+        if row.robust.value > row.clean.value + max(tolerance, 1 / row.images):
             yield (
                 f"{row.threat}, {row.attack} at {row.eps:g}/255: robust accuracy "
                 f"{row.robust.value:.1%} is above clean accuracy {row.clean.value:.1%}"
             )
 
 
-def _weak(rows: Sequence[Row]) -> Iterator[str]:
+def _weak(rows: Sequence[Row], *, hardened_only: bool) -> Iterator[str]:
+    if hardened_only:
+        if any(row.threat == "transfer" for row in rows):
+            yield "the model before hardening is not given: are the attacks strong? --undefended"
+        return
     for row in rows:
         kept = row.undefended.value / row.undefended_clean.value if row.undefended_clean.hits else 0
         if row.threat == "transfer" and kept > WEAK:

@@ -58,7 +58,7 @@ class Outcome(msgspec.Struct, frozen=True):
     Attributes:
         key: how it came about; a state file knows it by this.
         judged: by the defence.
-        undefended: what the plain model says of the same images, [N].
+        undefended: what the undefended model says of the same images, [N].
         pictures: PNG files of those that a page shows, by number.
         seconds: that the last attack took.
     """

@@ -20,7 +20,7 @@ class Clean(msgspec.Struct, frozen=True):
 
     Attributes:
         images: how many.
-        plain: accuracy of the undefended model.
+        undefended: accuracy of the undefended model.
         fused: of the defence, mean over redraws.
         worst: images that every redraw has right.
         flagged: suspect or rejected: false positives, mean over redraws.
@@ -28,7 +28,7 @@ class Clean(msgspec.Struct, frozen=True):
     """
 
     images: int
-    plain: Share
+    undefended: Share
     fused: Mean
     worst: Share
     flagged: Mean
@@ -46,7 +46,7 @@ class Row(msgspec.Struct, frozen=True):
         worst: images that every redraw has right under attack.
         harm: wrong *and accepted*, mean over redraws; a flagged frame does no harm.
         flagged: suspect or rejected, mean over redraws.
-        undefended_clean, undefended: accuracy of the plain model, before and after.
+        undefended_clean, undefended: accuracy of the undefended model, before and after.
         detection: each score against all clean images.
         seconds: that its last attack took.
     """
@@ -81,6 +81,7 @@ class ThreatStudy(msgspec.Struct, frozen=True):
 
     Attributes:
         target, members, surrogates: names, K, names.
+        undefended: name of the model before hardening; None: the target itself, without erosion.
         knows: what each threat knows, in words.
         cost, latency: of one fused prediction in plain inferences: by multiply-adds, and as
             measured (a median ratio in one process; None without ``forms``).
@@ -97,6 +98,7 @@ class ThreatStudy(msgspec.Struct, frozen=True):
 
     schema: Literal[1]
     target: str
+    undefended: str | None
     members: int
     surrogates: list[str]
     knows: dict[str, str]
@@ -117,13 +119,13 @@ class ThreatStudy(msgspec.Struct, frozen=True):
 
 
 def clean_of(
-    judged: Judged, plain: Sequence[int], truth: Sequence[int], named_rate: float | None
+    judged: Judged, undefended: Sequence[int], truth: Sequence[int], named_rate: float | None
 ) -> Clean:
     """Count what the defence makes of clean images."""
     right = ~judged.wrong(truth)
     return Clean(
         images=len(truth),
-        plain=count_of(_equal(plain, truth)),
+        undefended=count_of(_equal(undefended, truth)),
         fused=mean_of(right),
         worst=count_of(np.all(right, axis=0)),
         flagged=mean_of(np.array(judged.flagged, bool)),

@@ -58,7 +58,7 @@ def study(
     """Evaluate a defence.
 
     Args:
-        plain: the target, undefended.
+        plain: the target without erosion.
         defended: the target with its plan.
         plan: its members and thresholds.
         clean: all clean test images; false positives are counted on them.
@@ -79,7 +79,8 @@ def study(
     images = clean.only(attacked)
     identity = identity_of(plan, clean, images, attackers, settings)
     shown = tuple(range(0, len(images), max(1, len(images) // 3)))[:3]
-    case = Case(plain, jury, images, settings, Ledger(state, identity), shown)
+    undefended = attackers.undefended or plain
+    case = Case(plain, undefended, jury, images, settings, Ledger(state, identity), shown)
     judged = case.ledger.recall(
         "clean", Outcome, lambda: case.judged("clean", clean.pixels, clean, [], shown=True)
     )
@@ -124,10 +125,12 @@ class _Evaluation:
         rate = plan.thresholds.false_positive_rate if plan.thresholds else None
         clean = clean_of(self.judged.judged, self.judged.undefended, self.clean.labels, rate)
         surrogates = [*self.attackers.surrogates, *self.attackers.hardened]
+        before = self.attackers.undefended
         grey = [m.name for m in surrogates if fingerprint(m.core) == plan.model]
         found = ThreatStudy(
             schema=1,
             target=case.plain.name,
+            undefended=None if before is None else before.name,
             members=plan.members,
             surrogates=[m.name for m in surrogates],
             knows={name: KNOWS[name] for name in THREATS if name in threats},
@@ -145,7 +148,14 @@ class _Evaluation:
             ablation=forms,
             settings={name: _listed(value) for name, value in asdict(settings).items()},
             warnings=doubts(
-                clean, self.rows, self.fixed, self.swept, self.flat, grey, settings.tolerance
+                clean,
+                self.rows,
+                self.fixed,
+                self.swept,
+                self.flat,
+                grey,
+                settings.tolerance,
+                hardened_only=before is None,
             ),
         )
         return Findings(found, self.outcomes, case, self.judged)

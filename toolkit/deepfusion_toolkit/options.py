@@ -129,8 +129,8 @@ def add_threats(parser: argparse.ArgumentParser, spec: str) -> None:
 
 THREAT_OPTIONS = (
     "surrogate", "hardened_surrogate", "ensemble", "undefended", "eps", "attack", "passes",
-    "limit", "redraws", "steps", "eot", "raises", "tolerance", "queries", "members", "rounds", "batch", "sweep",
-    "forms", "resume",
+    "limit", "redraws", "steps", "eot", "raises", "tolerance", "queries", "members", "rounds",
+    "batch", "sweep", "forms", "resume",
 )  # fmt: skip
 """What means nothing without --threat."""
 

@@ -18,7 +18,7 @@ COUNT = 8
 def gap():
     """A whole epsilon that no image's distance is near, and which images are beyond it."""
     distances = cases.problem()[3][:-1]
-    for eps in range(3, 30):
+    for eps in range(30, 3, -1):
         if not ((distances > 0.95 * eps) & (distances < 1.03 * eps)).any():
             beyond = [bool(d > eps) for d in distances]
             if 1 < sum(beyond) < COUNT - 2:

@@ -9,10 +9,10 @@ from deepfusion_edge.errors import ModelError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from benchmarks.timing import Timing
     from deepfusion_edge.bundle.manifest import Manifest
     from deepfusion_edge.fusion import Array
     from deepfusion_edge.runtime.base import Session
+    from deepfusion_toolkit.timing import Timing
 
 MEMBERS = (1, 4, 8, 16)
 PLAIN = "plain model"
@@ -55,9 +55,9 @@ def run(options: argparse.Namespace) -> int:
             raise UsageError(f"--{name} {getattr(options, name)}", "give at least 1")
     import msgspec
 
-    from benchmarks.timing import interleaved
     from deepfusion_toolkit.files import write_bytes
     from deepfusion_toolkit.report import progress, table
+    from deepfusion_toolkit.timing import interleaved
 
     manifest, graph = _read(options.bundle, options.trust)
     variants = _variants(manifest, graph, options.model, options.threads)

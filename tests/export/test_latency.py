@@ -11,11 +11,11 @@ import pytest
 from benchmarks import latency
 from benchmarks.cli import main
 from benchmarks.plain import without_erosion
-from benchmarks.timing import interleaved
 from deepfusion_edge import erosion
 from deepfusion_edge.errors import ModelError
 from deepfusion_edge.runtime.ort import OrtSession
 from deepfusion_export.cli import main as export
+from deepfusion_toolkit.timing import interleaved
 
 
 def test_known_times_give_known_ratios():

@@ -99,7 +99,6 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
         "--data",
         action="append",
         type=Path,
-        required=True,
         metavar="DIR",
         help="an attacked set; repeat it to compare several",
     )
@@ -108,7 +107,12 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--target", action="append", required=True, metavar="SPEC", help=SPEC)
     parser.add_argument(
-        "--plan", type=Path, help="erosion plan of the (one) target: judge it fused as well"
+        "--defence",
+        "--plan",
+        dest="plan",
+        type=Path,
+        metavar="PLAN",
+        help="erosion plan of the (one) target: judge it fused as well",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures")
@@ -118,6 +122,7 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="JSON table for the page: title, columns, rows, notes",
     )
+    options.add_threats(parser, SPEC)
     options.add_engine(parser)
     _seed(parser)
     parser.set_defaults(run="evaluate")

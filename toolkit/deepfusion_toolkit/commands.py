@@ -24,6 +24,7 @@ from deepfusion_toolkit.files import write_bytes
 from deepfusion_toolkit.label_order import require_fitting_labels
 from deepfusion_toolkit.models import Classifier, smallest_side
 from deepfusion_toolkit.names import DEEP_FUSION
+from deepfusion_toolkit.options import THREAT_OPTIONS
 from deepfusion_toolkit.report import ablation as tables
 from deepfusion_toolkit.report import table, write_html
 from deepfusion_toolkit.report.evaluation import page_of
@@ -194,6 +195,18 @@ def _engine(args: argparse.Namespace, device: str = "cpu") -> engines.Engine:
 
 def evaluate(args: argparse.Namespace) -> int:
     """``deepfusion evaluate``."""
+    if args.threat:
+        from deepfusion_toolkit.threats import command
+
+        with engines.threads_of(args.threads or engines.Local().threads):
+            return command.run(args, _seed(args), _models)
+    for name in THREAT_OPTIONS:
+        if getattr(args, name) not in (None, []):
+            raise UsageError(
+                f"--{name.replace('_', '-')} without --threat", "say which threat, or leave it out"
+            )
+    if not args.data:
+        raise UsageError("evaluate without --data", "give an attacked set, or a --threat")
     if args.ablation and not args.html:
         raise UsageError("--ablation without --html", "say where to write the page")
     engine = _engine(args)
@@ -202,7 +215,9 @@ def evaluate(args: argparse.Namespace) -> int:
     clean = folder.load(args.clean) if args.clean else None
     targets = _models(args.target, sets[0].dataset)
     if args.plan and len(targets) != 1:
-        raise UsageError(f"--plan with {len(targets)} targets", "give the one target of the plan")
+        raise UsageError(
+            f"--defence with {len(targets)} targets", "give the one target of the plan"
+        )
     plan = plans.read(args.plan, targets[0]) if args.plan else None
     result = judging.study(
         sets, clean, targets, plan=plan, seed=_seed(args), engine=engine, threads=args.threads

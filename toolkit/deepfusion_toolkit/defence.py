@@ -26,12 +26,17 @@ class Defended(nn.Module):
     """An eroded model and its fusion rule as one differentiable network.
 
     The rule and the scores are those of ``deepfusion_edge.fusion``, which is the reference.
+
+    Attributes:
+        name: for messages.
+        size: of frames (height, width).
+        sites: what the F columns of ``factors`` mean, in order.
     """
 
     def __init__(self, eroded: ErodedModel) -> None:
         super().__init__()
         self.eroded = eroded
-        self.size = eroded.size
+        self.name, self.size, self.sites = eroded.name, eroded.size, eroded.sites
 
     def forward(self, images: Tensor, factors: Tensor) -> Fused:
         """Fuse the members of each image.
@@ -56,7 +61,7 @@ class Defended(nn.Module):
     ) -> Tensor:
         """Factors [N, K, F]: an image's own depend on the seed, the stream and its key alone."""
         drawn = [
-            sample(self.eroded.sites, seed=seed, stream=stream_of(stream, key), members=members)
+            sample(self.sites, seed=seed, stream=stream_of(stream, key), members=members)
             for key in keys
         ]
         return torch.stack([torch.from_numpy(factors) for factors in drawn])

@@ -11,6 +11,7 @@ TRANSFORMS = (*GEOMETRIC, "si", "admix")
 FAMILIES = ("residual", "depthwise", "fire", "dense", "plain", "wide")
 """Of the small nets that ``deepfusion train`` makes."""
 ENGINES = ("local", "processes", "ray")
+THREATS = ("transfer", "transfer-aware", "white-box", "query")
 KINDS = ("skip", "activation", "norm")
 PARTS = (
     "steps", "step_size", "decay", "nesterov", "loss", "group", "erosion", "kinds", "residual",

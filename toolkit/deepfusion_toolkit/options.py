@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from deepfusion_toolkit.names import ENGINES, KINDS, TRANSFORMS
+from deepfusion_toolkit.names import ATTACKS, ENGINES, KINDS, THREATS, TRANSFORMS
 
 
 def add_parts(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +66,73 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--ray-address", metavar="ADDRESS", help="of a running cluster (one is started here)"
     )
+
+
+def add_threats(parser: argparse.ArgumentParser, spec: str) -> None:
+    """Add threats and how hard attackers try; what is left out has small defaults."""
+    group = parser.add_argument_group(
+        "the defence under attack (--threat; the originals are --clean, --data sets are optional)"
+    )
+    group.add_argument(
+        "--threat",
+        action="append",
+        choices=THREATS,
+        metavar="NAME",
+        help=f"{', '.join(THREATS)}; repeat it for several",
+    )
+    for name, text in (
+        ("surrogate", "public models that transfer attacks are made on"),
+        ("hardened-surrogate", "models hardened like the target, for transfer-aware"),
+        ("ensemble", "plain models fused with the target, to compare at equal cost"),
+    ):
+        shown = f"{text}: {spec}" if name == "surrogate" else text
+        group.add_argument(f"--{name}", action="append", default=[], metavar="SPEC", help=shown)
+    group.add_argument(
+        "--undefended",
+        metavar="SPEC",
+        help="the target before hardening: shows whether the attacks are strong enough",
+    )
+    number, whole = {"type": float, "metavar": "X"}, {"type": int, "metavar": "N"}
+    several: dict[str, Any] = {"action": "append"}
+    for name, kind, text in (
+        ("eps", number | several, "budget in 1/255; may be repeated (8)"),
+        (
+            "attack",
+            {"choices": ATTACKS, "metavar": "NAME"} | several,
+            "of the transfer threats; may be repeated (deep-fusion)",
+        ),
+        ("passes", whole, "of a transfer attack per image (10 for each surrogate)"),
+        ("limit", whole, "images attacked, balanced over classes (40)"),
+        ("redraws", whole, "how often each image is judged with other factors (5)"),
+        ("steps", whole, "of PGD and APGD, iterations of AutoAttack (10; paper: 100)"),
+        ("eot", whole | several, "draws a gradient averages, one rung each; repeat it (1 20 100)"),
+        ("raises", whole, "further rungs of twice the draws, steps and restarts (0)"),
+        ("tolerance", number, "a rung that takes less accuracy ends the ladder (.01)"),
+        ("queries", whole, "of Square for each image (300; paper: 5000)"),
+        ("members", whole | several, "K of the forms compared; repeat it (1 5 10 30)"),
+        ("rounds", whole, "of the latency measurement (15)"),
+        ("batch", whole, "images at once (16)"),
+        ("sweep", {"action": argparse.BooleanOptionalAction}, "double epsilon until 0 %% (yes)"),
+        (
+            "forms",
+            {"action": argparse.BooleanOptionalAction},
+            "compare single, ensemble and eroded forms at their cost (yes)",
+        ),
+        (
+            "resume",
+            {"type": Path, "metavar": "FILE"},
+            "keep finished rows here, go on from there",
+        ),
+    ):
+        group.add_argument(f"--{name}", help=text, default=None, **kind)
+
+
+THREAT_OPTIONS = (
+    "surrogate", "hardened_surrogate", "ensemble", "undefended", "eps", "attack", "passes",
+    "limit", "redraws", "steps", "eot", "raises", "tolerance", "queries", "members", "rounds",
+    "batch", "sweep", "forms", "resume",
+)  # fmt: skip
+"""What means nothing without --threat."""
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -62,18 +62,8 @@ def run(
     Returns:
         [N, 3, H, W]: fooling images, and the clean ones where none was found.
     """
-    battery = library()(
-        model, norm="Linf", eps=eps / 255, seed=seed, version=plan.version, device=images.device
-    )
-    battery.verbose = False
-    ear = _ear([] if heard is None else heard)
-    battery.logger = battery.apgd.logger = battery.apgd_targeted.logger = ear
+    battery = _quiet(model, images, eps, seed, plan.version, effort.iterations, heard)
     battery.attacks_to_run = list(plan.parts)
-    for apgd in (battery.apgd, battery.apgd_targeted):
-        apgd.n_iter = effort.iterations
-        apgd.n_iter_2 = max(int(0.22 * effort.iterations), 1)  # the library's own schedule
-        apgd.n_iter_min = max(int(0.06 * effort.iterations), 1)
-        apgd.size_decr = max(int(0.03 * effort.iterations), 1)
     battery.fab.n_iter = effort.iterations
     battery.square.n_queries = effort.queries
     battery.apgd_targeted.n_target_classes = battery.fab.n_target_classes = plan.targets
@@ -85,6 +75,61 @@ def run(
     finally:
         sys.settrace(watcher)
     return torch.as_tensor(found)
+
+
+def apgd(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    *,
+    loss: str,
+    steps: int,
+    eot: int,
+    seed: int,
+) -> Tensor:
+    """APGD alone, on a network that may draw at every call, from torch's global generator.
+
+    Args:
+        model: [N, 3, H, W] in [0, 1] -> logits [N, C].
+        images: clean, [N, 3, H, W] in [0, 1].
+        labels: [N], the true classes.
+        eps: budget in units of 1/255.
+        loss: "ce" or, for three classes and more, "dlr".
+        steps: at least 1.
+        eot: calls that each gradient is averaged over.
+        seed: of the library.
+
+    Returns:
+        [N, 3, H, W]: the points of highest loss, whether they fool one draw or not.
+    """
+    one = _quiet(model, images, eps, seed, "standard", steps, None).apgd
+    one.loss, one.eot_iter = loss, eot
+    return torch.as_tensor(one.perturb(images.contiguous(), labels, best_loss=True))
+
+
+def _quiet(
+    model: nn.Module,
+    images: Tensor,
+    eps: float,
+    seed: int,
+    version: str,
+    iterations: int,
+    heard: list[str] | None,
+) -> Any:  # noqa: ANN401 - a class without type hints
+    """Give the library's attacks with so many iterations, whose doubts go to ``heard``."""
+    battery = library()(
+        model, norm="Linf", eps=eps / 255, seed=seed, version=version, device=images.device
+    )
+    battery.verbose = False
+    ear = _ear([] if heard is None else heard)
+    battery.logger = battery.apgd.logger = battery.apgd_targeted.logger = ear
+    for one in (battery.apgd, battery.apgd_targeted):
+        one.n_iter = iterations
+        one.n_iter_2 = max(int(0.22 * iterations), 1)  # the library's own schedule
+        one.n_iter_min = max(int(0.06 * iterations), 1)
+        one.size_decr = max(int(0.03 * iterations), 1)
+    return battery
 
 
 def _ear(heard: list[str]) -> logging.Logger:

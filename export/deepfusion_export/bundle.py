@@ -34,6 +34,7 @@ from deepfusion_edge.errors import ModelError, TrustError, UsageError
 from deepfusion_edge.runtime.ort import OrtSession
 from deepfusion_export import parity
 from deepfusion_export.onnx import to_onnx
+from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.plan import Plan, fingerprint
 from deepfusion_toolkit.surgery import erode
@@ -87,11 +88,11 @@ def build(
         tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder,
     ):
         step(f"exporting {model.name} with {len(plan.sites)} sites")
-        eroded = erode(model, plan.sites)
-        graph = to_onnx(eroded, plan.members)
+        defended = Defended(erode(model, plan.sites), rule=plan.fusion)
+        graph = to_onnx(defended, plan.members)
         check_onnx(graph)
         step("comparing torch, ONNX Runtime and numpy")
-        figures = parity.check(graph, eroded, model.core, members=plan.members, images=images)
+        figures = parity.check(graph, defended, model.core, members=plan.members, images=images)
         golden = canonical(_golden(graph, plan))
         manifest = msgspec.structs.replace(
             manifest,
@@ -139,7 +140,7 @@ def _statement(plan: Plan, line: str, sequence: int, created: str, expires: str)
         classes=plan.classes,
         preprocess=Preprocess(height=plan.height, width=plan.width),
         erosion=Erosion(sites=plan.sites, members=plan.members),
-        fusion="mean-probabilities",
+        fusion=plan.fusion,
         thresholds=plan.thresholds,
         tolerance=GOLDEN_TOLERANCE,
         files=(part(GOLDEN, b""), part(MODEL, b"")),

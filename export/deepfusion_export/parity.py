@@ -23,7 +23,7 @@ from deepfusion_edge.errors import ParityError
 from deepfusion_edge.fusion import Array, Outputs
 from deepfusion_edge.runtime.ort import OrtSession
 from deepfusion_export.onnx import FusedGraph
-from deepfusion_toolkit.surgery import ErodedModel
+from deepfusion_toolkit.defence import Defended
 
 
 class Tolerance(NamedTuple):
@@ -58,7 +58,7 @@ class Parity(NamedTuple):
 
 def check(
     model_bytes: bytes,
-    eroded: ErodedModel,
+    defended: Defended,
     base: nn.Module,
     *,
     members: int,
@@ -69,7 +69,7 @@ def check(
 
     Args:
         model_bytes: the ONNX graph.
-        eroded: what it was exported from.
+        defended: what it was exported from.
         base: the plain network, [1, 3, H, W] -> logits.
         members: the plan's K; 1 and 3 are tried as well.
         images: RGB [N, 3, H, W] in [0, 1] to use beside noise, a ramp, black and white.
@@ -80,7 +80,8 @@ def check(
         ModelError: ONNX Runtime does not take or run the graph.
     """
     session = OrtSession(model_bytes)
-    graph = FusedGraph(eroded).eval()
+    eroded = defended.eroded
+    graph = FusedGraph(defended).eval()
     largest = dict.fromkeys(TOLERANCES, 0.0)
     counts = tuple(sorted({1, 3, members}))
     cases = 0
@@ -88,7 +89,7 @@ def check(
         for k in counts:
             factors = erosion.sample(eroded.sites, seed=seed, stream=at, members=k)
             found = session.run(image, factors)
-            mine, reference = _torch(graph, image, factors), _numpy(eroded, image, factors)
+            mine, reference = _torch(graph, image, factors), _numpy(defended, image, factors)
             routes = (("ONNX Runtime", found), ("torch", mine))
             for route, outputs in routes:
                 _compare(outputs, reference, f"{route} and numpy, K = {k}", largest)
@@ -120,13 +121,12 @@ def _torch(graph: FusedGraph, image: Array, factors: Array) -> Outputs:
     return Outputs(fused.numpy(), members.numpy(), float(variance))
 
 
-def _numpy(eroded: ErodedModel, image: Array, factors: Array) -> Outputs:
+def _numpy(defended: Defended, image: Array, factors: Array) -> Outputs:
     with torch.no_grad():
-        logits, features, *_ = eroded.graph_module(
-            torch.from_numpy(image), torch.from_numpy(factors)
-        )
+        logits, features, *_ = defended.eroded(torch.from_numpy(image), torch.from_numpy(factors))
     members = softmax(logits.numpy())
-    return Outputs(fusion.fuse(members), members, fusion.feature_variance(features.numpy()))
+    fused = fusion.fuse(members, defended.rule)
+    return Outputs(fused, members, fusion.feature_variance(features.numpy()))
 
 
 def _base(base: nn.Module, image: Array) -> Array:

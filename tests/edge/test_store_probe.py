@@ -13,7 +13,7 @@ from deepfusion_edge.bundle.manifest import GOLDEN, MANIFEST, Golden, parse_mani
 from deepfusion_edge.bundle.store import install, load_current, verify
 from deepfusion_edge.bundle.trial import Limits, try_model
 from deepfusion_edge.errors import InputError, ModelError
-from deepfusion_edge.fusion import Outputs
+from deepfusion_edge.fusion import MEAN, Outputs
 from deepfusion_edge.probe import compare, read_golden
 
 NOW = "2026-06-01T00:00:00Z"
@@ -149,17 +149,17 @@ def test_compare_knows_each_of_its_three_differences():
     golden = Golden(image_seed=0, factor_seed=0, members=2, fused=(0.25, 0.75), feature_variance=4)
     members = np.array([[0.2, 0.8], [0.3, 0.7]], np.float32)
     good = Outputs(np.array([0.25, 0.75], np.float32), members, 4.0)
-    assert compare(good, golden, 1e-3) == pytest.approx(0, abs=1e-6)
-    assert compare(good._replace(feature_variance=4.002), golden, 1e-3) == pytest.approx(5e-4)
+    assert compare(good, golden, 1e-3, MEAN) == pytest.approx(0, abs=1e-6)
+    assert compare(good._replace(feature_variance=4.002), golden, 1e-3, MEAN) == pytest.approx(5e-4)
     for bad, text in (
         (good._replace(fused=np.array([0.3, 0.7], np.float32)), "fused probabilities"),
-        (good._replace(members=members[:1]), "mean of members"),
+        (good._replace(members=members[:1]), "reference rule"),
         (good._replace(feature_variance=4.01), "feature variance"),
         (good._replace(feature_variance=float("nan")), "feature variance"),
         (good._replace(fused=np.array([1.0], np.float32)), "1 classes"),
     ):
         with pytest.raises(ModelError, match=text):
-            compare(bad, golden, 1e-3)
+            compare(bad, golden, 1e-3, MEAN)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[" * 100_000, b"\xff", b'{"members":NaN}'])

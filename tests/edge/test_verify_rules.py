@@ -164,6 +164,7 @@ _FILE = {"path": "zz.bin", "size": 1, "sha256": "0" * 64}
         (_set("tolerance", 0.5), r"\$.tolerance"),
         (_set("erosion", "sites", 0, "strength", 1.0), "strength"),
         (_set("erosion", "members", 65), "members"),
+        (_set("fusion", "majority"), r"\$.fusion"),
         (_set("files", 1, "path", "model.onnx\n"), "path"),
         (_set("files", 1, "path", "../model.onnx"), "path"),
         (_set("files", 1, "path", "/model.onnx"), "path"),

@@ -11,11 +11,11 @@ from torch.nn import functional
 
 from deepfusion_edge.bundle.envelope import generate, private_pem, public_pem
 from deepfusion_export.onnx import to_onnx
+from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.models import Classifier, save
 from deepfusion_toolkit.plan import Plan, fingerprint, write
 from deepfusion_toolkit.surgery import (
     DEFAULT_STRENGTH,
-    ErodedModel,
     erode,
     find_sites,
     prefix_share,
@@ -87,7 +87,7 @@ class Mixer(nn.Module):
 class Case:
     model: Classifier
     plan: Plan
-    eroded: ErodedModel
+    defended: Defended
     graph: bytes
 
 
@@ -120,6 +120,7 @@ def make_plan(model: Classifier) -> Plan:
         width=SIZE[1],
         sites=sites,
         members=MEMBERS,
+        fusion="mean-probabilities",
         prefix_share=prefix_share(erode(model, sites).graph_module),
         thresholds=None,
         settings={},
@@ -132,8 +133,8 @@ def case(request: pytest.FixtureRequest) -> Case:
     """A model, its plan, and what was exported from them; once a session, it takes seconds."""
     model = make_model(request.param)
     plan = make_plan(model)
-    eroded = erode(model, plan.sites)
-    return Case(model, plan, eroded, to_onnx(eroded, MEMBERS))
+    defended = Defended(erode(model, plan.sites))
+    return Case(model, plan, defended, to_onnx(defended, MEMBERS))
 
 
 @dataclass(frozen=True)

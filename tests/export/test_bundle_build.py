@@ -45,7 +45,7 @@ def test_the_device_installs_it_and_computes_what_torch_computes(case, built, tm
     image = np.random.default_rng(0).random((1, 3, *case.model.size), np.float32)
     ours = OrtSession(installed.model_bytes(), threads=1).run(image, factors)
     with torch.no_grad():
-        theirs = FusedGraph(case.eroded)(torch.from_numpy(image), torch.from_numpy(factors))
+        theirs = FusedGraph(case.defended)(torch.from_numpy(image), torch.from_numpy(factors))
     np.testing.assert_allclose(ours.members, theirs.members.numpy(), atol=1e-5)
     np.testing.assert_allclose(ours.fused, theirs.fused.numpy(), atol=1e-5)
     assert ours.feature_variance == pytest.approx(float(theirs.feature_variance), rel=1e-3)

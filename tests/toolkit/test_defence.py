@@ -12,13 +12,20 @@ from tests.toolkit import attack_nets as nets
 
 
 @pytest.fixture(scope="module")
-def defended():
+def eroded():
     model = nets.classifier(nets.public)
     sites = find_sites(trace(model.core, model.size), ("activation",), {"activation": 0.5})
-    return Defended(erode(model, sites))
+    return erode(model, sites)
 
 
-def test_a_batch_is_fused_like_each_image_alone_and_like_the_device_does(defended):
+@pytest.fixture(scope="module")
+def defended(eroded):
+    return Defended(eroded)
+
+
+@pytest.mark.parametrize("rule", fusion.RULES)
+def test_a_batch_is_fused_like_each_image_alone_and_like_the_device_does(rule, eroded):
+    defended = Defended(eroded, rule=rule)
     torch.manual_seed(0)
     images, keys = torch.rand(3, 3, *defended.size), ["a", "b", "c"]
     factors = defended.draw(keys, seed=1, members=4)
@@ -29,7 +36,7 @@ def test_a_batch_is_fused_like_each_image_alone_and_like_the_device_does(defende
             outputs = defended.eroded(images[n : n + 1], factors[n])
             features = fusion.feature_variance(outputs.features.numpy())
             np.testing.assert_allclose(seen.members[n], alone.members, atol=1e-6)
-            np.testing.assert_allclose(seen.fused[n], fusion.fuse(alone.members), atol=1e-6)
+            np.testing.assert_allclose(seen.fused[n], fusion.fuse(alone.members, rule), atol=1e-6)
             assert float(seen.feature_variance[n]) == pytest.approx(features, rel=1e-4)
             assert alone.feature_variance == pytest.approx(features, rel=1e-4) != 0
 
@@ -42,7 +49,9 @@ def test_draws_depend_on_seed_stream_and_key_alone(defended):
         assert not torch.equal(both, defended.draw(["a", "b"], members=4, **other))
 
 
-def test_an_attacker_can_climb_through_the_whole_fused_output(defended):
+@pytest.mark.parametrize("rule", fusion.RULES)
+def test_an_attacker_can_climb_through_the_whole_fused_output(rule, eroded):
+    defended = Defended(eroded, rule=rule)
     image = torch.full((2, 3, *defended.size), 0.5, requires_grad=True)
     seen = defended(image, defended.draw(["a", "b"], seed=0, members=3))
     (gradient,) = torch.autograd.grad(seen.fused[:, 0].sum() + seen.feature_variance.sum(), image)

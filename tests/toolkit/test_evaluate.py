@@ -145,6 +145,7 @@ def test_with_a_plan_the_target_is_judged_fused_too(limit, flagged, clean, tmp_p
         width=nets.SIDE,
         sites=sites,
         members=16,
+        fusion="mean-probabilities",
         prefix_share=0.5,
         thresholds=Thresholds(one, Threshold(None, None), 0.01, 100),
         settings={},

@@ -180,6 +180,7 @@ def test_a_fused_target_is_no_target_of_its_own(two, clean):
         width=nets.SIDE,
         sites=sites,
         members=4,
+        fusion="mean-probabilities",
         prefix_share=0.5,
         thresholds=Thresholds(nothing, nothing, 0.01, 100),
         settings={},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deepfusion_edge import console
 from deepfusion_toolkit import __version__, options
-from deepfusion_toolkit.names import ATTACKS, DEEP_FUSION, FAMILIES
+from deepfusion_toolkit.names import ATTACKS, DEEP_FUSION, FAMILIES, FUSIONS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -160,6 +160,9 @@ def _harden(parser: argparse.ArgumentParser) -> None:
         "--epochs", type=int, default=6, help="of training; 0: plan only (%(default)s)"
     )
     parser.add_argument("--members", type=int, default=8, help="K (%(default)s)")
+    parser.add_argument(
+        "--fusion", choices=FUSIONS, default=FUSIONS[0], help="of predictions (%(default)s)"
+    )
     parser.add_argument(
         "--shared", type=float, default=0.5, help="least share of work in common (%(default)s)"
     )

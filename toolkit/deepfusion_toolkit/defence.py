@@ -7,15 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from deepfusion_edge.erosion import Site, sample, stream_of
-from deepfusion_edge.fusion import TINY, Outputs, Thresholds, Verdict, judge
+from deepfusion_edge.fusion import MEAN, FusionRule, Outputs, Thresholds, Verdict, judge
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset
+from deepfusion_toolkit.fuse import fuse, relative_variance
 from deepfusion_toolkit.report.terminal import progress
 from deepfusion_toolkit.surgery import ErodedModel
 
 
 class Fused(NamedTuple):
-    """What a defence sees: fused [N, C] and members' [N, K, C] probabilities, variance [N]."""
+    """What a defence sees: fused [N, C] and members' [N, M, C] probabilities, variance [N].
+
+    The exported graph has one image and no dimension for it.
+    """
 
     fused: Tensor
     members: Tensor
@@ -28,9 +32,9 @@ class Defended(nn.Module):
     The rule and the scores are those of ``deepfusion_edge.fusion``, which is the reference.
     """
 
-    def __init__(self, eroded: ErodedModel) -> None:
+    def __init__(self, eroded: ErodedModel, *, rule: FusionRule = MEAN) -> None:
         super().__init__()
-        self.eroded = eroded
+        self.eroded, self.rule = eroded, rule
         self.size = eroded.size
 
     def forward(self, images: Tensor, factors: Tensor) -> Fused:
@@ -44,12 +48,9 @@ class Defended(nn.Module):
         # one image alone is broadcast at the first eroded layer: what is before runs once
         shown = images if count == 1 else images.repeat_interleave(members, 0)
         logits, features, *_ = self.eroded(shown, factors.reshape(-1, width))
-        probabilities = logits.softmax(1).view(count, members, -1)
-        features = features.view(count, members, -1)
-        mean = features.mean(1)
-        spread = features.var(1, correction=0).sum(1)
-        relative = spread / (mean.square().sum(1) + TINY)
-        return Fused(probabilities.mean(1), probabilities, relative)
+        return combined(
+            logits.view(count, members, -1), features.view(count, members, -1), self.rule
+        )
 
     def draw(
         self, keys: Sequence[str], *, seed: int, members: int, stream: str = "evaluate"
@@ -62,6 +63,12 @@ class Defended(nn.Module):
         return torch.stack([torch.from_numpy(factors) for factors in drawn])
 
 
+def combined(logits: Tensor, features: Tensor, rule: FusionRule) -> Fused:
+    """From what members see, [..., M, C] and [..., M, D], to what the defence sees."""
+    members = logits.softmax(-1)
+    return Fused(fuse(members, rule), members, relative_variance(features))
+
+
 def run_members(model: Defended, image: Tensor, *, seed: int, key: str, members: int) -> Outputs:
     """Run one image [1, 3, H, W] through K members; factors depend on the seed and the key."""
     with torch.no_grad():
@@ -70,7 +77,7 @@ def run_members(model: Defended, image: Tensor, *, seed: int, key: str, members:
 
 
 def verdicts(
-    model: ErodedModel,
+    defended: Defended,
     dataset: Dataset,
     *,
     members: int,
@@ -80,10 +87,9 @@ def verdicts(
 ) -> list[Verdict]:
     """Judge every image of a data set, in order, with factors of its own."""
     found = []
-    defended = Defended(model)
     with progress("fused predictions", len(dataset), shown=shown) as advance:
         for item in dataset.items:
-            image = folder.images_as_input(dataset, [item], *model.size)
+            image = folder.images_as_input(dataset, [item], *defended.size)
             outputs = run_members(defended, image, seed=seed, key=item.file, members=members)
             found.append(judge(outputs, thresholds))
             advance(1)

@@ -11,7 +11,7 @@ import torch
 from deepfusion_edge.errors import InputError
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset, Item, highest_label
-from deepfusion_toolkit.defence import verdicts
+from deepfusion_toolkit.defence import Defended, verdicts
 from deepfusion_toolkit.models import Classifier, require_same_classes
 from deepfusion_toolkit.plan import Plan
 from deepfusion_toolkit.report.terminal import progress
@@ -161,11 +161,11 @@ def _plain(model: Classifier) -> Look:
 
 def fused(model: Classifier, plan: Plan, seed: int, *, shown: bool = True) -> Look:
     """Judge as the device does, by the plan's members."""
-    eroded = erode(model, plan.sites)
+    defended = Defended(erode(model, plan.sites), rule=plan.fusion)
 
     def look(dataset: Dataset) -> list[Said]:
         found = verdicts(
-            eroded,
+            defended,
             dataset,
             members=plan.members,
             thresholds=plan.thresholds,

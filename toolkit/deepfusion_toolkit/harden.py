@@ -15,12 +15,13 @@ from torch.nn import functional
 
 from deepfusion_edge.erosion import Kind, Site, sample, stream_of
 from deepfusion_edge.errors import ModelError, UsageError
+from deepfusion_edge.fusion import MEAN, FusionRule
 from deepfusion_toolkit import __version__, attacks
 from deepfusion_toolkit import plan as plans
 from deepfusion_toolkit.calibrate import calibrate
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset, highest_label
-from deepfusion_toolkit.defence import scaled, verdicts
+from deepfusion_toolkit.defence import Defended, scaled, verdicts
 from deepfusion_toolkit.models import Classifier, require_same_classes, save, smallest_side
 from deepfusion_toolkit.names import DEEP_FUSION
 from deepfusion_toolkit.report.terminal import progress
@@ -42,6 +43,7 @@ class Settings:
         steps: of the attack that makes them.
         epochs: of fine-tuning; 0 only chooses sites and strength, and calibrates.
         members: K.
+        fusion: how their predictions are fused.
         shared: least share of the multiply-adds that members have in common, in [0, 1).
         max_clean_drop: how much accuracy erosion may cost before training, in [0, 1].
         false_positive_rate: of the flags, on clean images.
@@ -54,6 +56,7 @@ class Settings:
     steps: int = 10
     epochs: int = 6
     members: int = 8
+    fusion: FusionRule = MEAN
     shared: float = 0.5
     max_clean_drop: float = 0.02
     false_positive_rate: float = 0.01
@@ -104,8 +107,9 @@ def harden(
         examples = transfer_examples(surrogates, kept, settings)
         _fine_tune(eroded, kept, examples, settings)
         _require_shared_weights(model, eroded)
+    defended = Defended(eroded, rule=settings.fusion)
     judged = verdicts(
-        eroded, held_out, members=settings.members, thresholds=None, seed=settings.seed
+        defended, held_out, members=settings.members, thresholds=None, seed=settings.seed
     )
     hits = sum(v.label == i.label for v, i in zip(judged, held_out.items, strict=True))
     figures |= {"fused_accuracy": hits / len(held_out), "accuracy": accuracy(model, pixels, labels)}
@@ -119,6 +123,7 @@ def harden(
         width=model.size[1],
         sites=sites,
         members=settings.members,
+        fusion=settings.fusion,
         prefix_share=prefix_share(eroded.graph_module),
         thresholds=thresholds,
         settings={

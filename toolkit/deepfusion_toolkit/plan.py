@@ -11,7 +11,7 @@ from torch import nn
 
 from deepfusion_edge.erosion import Site
 from deepfusion_edge.errors import InputError, ModelError
-from deepfusion_edge.fusion import Thresholds
+from deepfusion_edge.fusion import FusionRule, Thresholds
 from deepfusion_toolkit.files import MALFORMED, write_bytes
 from deepfusion_toolkit.models import Classifier
 
@@ -25,6 +25,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         height, width: the model's input size in pixels.
         sites: where and how strongly members are eroded.
         members: K, how many members are fused.
+        fusion: by which rule.
         prefix_share: share of multiply-adds that the members have in common.
         thresholds: calibrated on held-out clean images; None without calibration.
         settings: how the plan was made, for people and for re-running.
@@ -38,6 +39,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     width: Annotated[int, Meta(ge=1)]
     sites: Annotated[tuple[Site, ...], Meta(min_length=1)]
     members: Annotated[int, Meta(ge=1, le=64)]
+    fusion: FusionRule
     prefix_share: Annotated[float, Meta(ge=0.0, le=1.0)]
     thresholds: Thresholds | None
     settings: dict[str, str | int | float | list[str] | None]

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from deepfusion_edge.erosion import Site
 from deepfusion_edge.errors import TrustError
-from deepfusion_edge.fusion import Thresholds
+from deepfusion_edge.fusion import FusionRule, Thresholds
 
 SCHEMA = 1
 PAYLOAD_TYPE = "application/vnd.deepfusion.manifest+json"
@@ -78,7 +78,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
     preprocess: Preprocess
     erosion: Erosion
-    fusion: Literal["mean-probabilities"]
+    fusion: FusionRule
     thresholds: Thresholds | None
     tolerance: Annotated[float, Meta(gt=0.0, le=0.1)]
     files: Annotated[tuple[Part, ...], Meta(min_length=2, max_length=64)]

@@ -205,11 +205,12 @@ class Judge:
     def _run(self, image: npt.NDArray[np.float32], factors: Factors) -> Outputs:
         outputs = self._line.session.run(image, factors)
         classes = len(self._line.manifest.classes)
+        members = len(factors) * self._line.manifest.erosion.bases
         shapes = (outputs.fused.shape, outputs.members.shape)
-        if shapes != ((classes,), (len(factors), classes)):
+        if shapes != ((classes,), (members, classes)):
             raise ModelError(
                 f"graph gives fused {shapes[0]} and members {shapes[1]} for {classes} classes"
-                f" and {len(factors)} members",
+                f" and {members} members",
                 "export the bundle again",
             )
         if not all(np.isfinite(value).all() for value in outputs):

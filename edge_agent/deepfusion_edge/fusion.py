@@ -35,7 +35,7 @@ class Outputs(NamedTuple):
 
     Attributes:
         fused: [C] probabilities, the members' by the fusion rule.
-        members: [K, C] probabilities of each member.
+        members: [M, C] probabilities of each member: K of the first base, K of the next.
         feature_variance: at least 0; 0 when all members see the same features.
     """
 
@@ -69,7 +69,7 @@ class Verdict(msgspec.Struct, frozen=True):
         state: accept, suspect (one score over its limit) or reject.
         feature_variance: the feature-space score.
         disagreement: the softmax-space score, in nats.
-        members: K.
+        members: M, how many were fused.
     """
 
     label: int

@@ -108,6 +108,12 @@ def probe(session: Session, golden: Golden, manifest: Manifest) -> float:
     sites = manifest.erosion.sites
     factors = erosion.sample(sites, seed=golden.factor_seed, stream=0, members=golden.members)
     outputs = session.run(golden_image(golden, manifest), factors)
+    if len(outputs.members) != golden.members * manifest.erosion.bases:
+        raise ModelError(
+            f"the model fuses {len(outputs.members)} members for {golden.members} rows of factors,"
+            f" the manifest names {manifest.erosion.bases} bases",
+            _REPLACE,
+        )
     return compare(outputs, golden, manifest.tolerance, manifest.fusion)
 
 

@@ -1,8 +1,8 @@
 """One ONNX graph for all members: image [1, 3, H, W], factors [K, F] -> fused, members, variance.
 
 K is free: the image's batch of one broadcasts at the first eroded multiplication, so everything
-before it is computed once. Softmax, fusion and scores are in the graph, in float32, as the device's
-``fusion.py`` defines them.
+before it is computed once. Several bases, each with K members, are one graph too. Softmax, fusion
+and scores are in the graph, in float32, as the device's ``fusion.py`` defines them.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from deepfusion_edge.errors import ModelError
 from deepfusion_edge.runtime.base import INPUTS, OUTPUTS
-from deepfusion_toolkit.defence import Defended, Fused, combined
+from deepfusion_toolkit.defence import Defended, Fused
 
 OPSET = 20
 MAX_MEMBERS = 64
@@ -31,8 +31,7 @@ class FusedGraph(nn.Module):
 
     def forward(self, image: Tensor, factors: Tensor) -> Fused:
         """RGB [1, 3, H, W] in [0, 1] of the defence's own size and factors [K, F]."""
-        logits, features, *_ = self.defended.eroded(image, factors)
-        return combined(logits, features, self.defended.rule)
+        return self.defended.combined(self.defended.look(self.defended.prepared(image), factors))
 
 
 class Probabilities(nn.Module):
@@ -51,16 +50,15 @@ def to_onnx(defended: Defended, members: int) -> bytes:
     """Export a defended model; the weights are inside, K is free between 1 and 64.
 
     Args:
-        defended: eroded model and fusion rule.
+        defended: eroded models and fusion rule.
         members: how many are usual; the graph is traced with at least two.
 
     Raises:
         ModelError: torch cannot export the network.
     """
-    eroded = defended.eroded
-    factors = torch.ones(max(2, members), eroded.width)
+    factors = torch.ones(max(2, members), sum(defended.widths))
     free = {0: torch.export.Dim("K", min=1, max=MAX_MEMBERS)}
-    inputs = (torch.full((1, 3, *eroded.size), 0.5), factors)
+    inputs = (torch.full((1, 3, *defended.size), 0.5), factors)
     graph = FusedGraph(defended).eval()
     return _export(
         graph,
@@ -68,7 +66,7 @@ def to_onnx(defended: Defended, members: int) -> bytes:
         input_names=INPUTS,
         output_names=OUTPUTS,
         dynamic=(None, free),
-        name=eroded.name,
+        name=defended.name,
     )
 
 

@@ -23,7 +23,7 @@ BLACK = np.zeros((1, 3, 2, 2), np.float32)
 class PassThrough(nn.Module):
     """The factors are the logits and the features: fusion alone is exported."""
 
-    size, width, name = (2, 2), LOGITS + FEATURES, "pass-through"
+    size, width, sites, name = (2, 2), LOGITS + FEATURES, (), "pass-through"
 
     def forward(self, image, factors):
         logits, features = torch.split(factors, [LOGITS, FEATURES], 1)

@@ -74,6 +74,15 @@ def test_a_model_of_other_classes_is_refused(make_bundle, toy, keys, tmp_path):
     refuse(bundle, keys, tmp_path / "state", "the model has 4 classes, the manifest 3")
 
 
+def test_a_model_of_another_number_of_bases_is_refused(make_bundle, keys, tmp_path):
+    def two(manifest):
+        erosion = msgspec.structs.replace(manifest.erosion, bases=2)
+        return msgspec.structs.replace(manifest, erosion=erosion)
+
+    bundle = make_bundle(tmp_path / "line.dfb", mutate=two)
+    refuse(bundle, keys, tmp_path / "state", "fuses 4 members for 4 rows .* names 2 bases")
+
+
 def test_a_model_of_other_factors_is_refused(make_bundle, toy, keys, tmp_path):
     model = toy(5, 3, (8, 8)).SerializeToString()
     bundle = make_bundle(tmp_path / "line.dfb", model=model)

@@ -13,7 +13,7 @@ from deepfusion_edge.bundle.envelope import generate, private_pem, public_pem
 from deepfusion_export.onnx import to_onnx
 from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.models import Classifier, save
-from deepfusion_toolkit.plan import Plan, fingerprint, write
+from deepfusion_toolkit.plan import Base, Plan, write
 from deepfusion_toolkit.surgery import (
     DEFAULT_STRENGTH,
     erode,
@@ -113,12 +113,11 @@ def make_plan(model: Classifier) -> Plan:
     sites = find_sites(trace(model.core, SIZE), ("skip", "activation", "norm"), strength)
     sites = sites[len(sites) // 2 :]
     return Plan(
-        schema=1,
-        model=fingerprint(model.core),
+        schema=2,
         classes=CLASSES,
         height=SIZE[0],
         width=SIZE[1],
-        sites=sites,
+        bases=(Base.of(model, sites),),
         members=MEMBERS,
         fusion="mean-probabilities",
         prefix_share=prefix_share(erode(model, sites).graph_module),
@@ -133,7 +132,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     """A model, its plan, and what was exported from them; once a session, it takes seconds."""
     model = make_model(request.param)
     plan = make_plan(model)
-    defended = Defended(erode(model, plan.sites))
+    defended = Defended.of([model], plan)
     return Case(model, plan, defended, to_onnx(defended, MEMBERS))
 
 

@@ -1,6 +1,6 @@
 """The defended model as the device runs it: K eroded members, fused, scored and judged."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,8 +11,10 @@ from deepfusion_edge.fusion import MEAN, FusionRule, Outputs, Thresholds, Verdic
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset
 from deepfusion_toolkit.fuse import fuse, relative_variance
+from deepfusion_toolkit.models import Classifier, largest_size, resized
+from deepfusion_toolkit.plan import Plan
 from deepfusion_toolkit.report.terminal import progress
-from deepfusion_toolkit.surgery import ErodedModel
+from deepfusion_toolkit.surgery import ErodedModel, Seen, erode
 
 
 class Fused(NamedTuple):
@@ -27,15 +29,32 @@ class Fused(NamedTuple):
 
 
 class Defended(nn.Module):
-    """An eroded model and its fusion rule as one differentiable network.
+    """Eroded models and their fusion as one differentiable network.
 
-    The rule and the scores are those of ``deepfusion_edge.fusion``, which is the reference.
+    The rule and the scores are those of ``deepfusion_edge.fusion``, which is the reference. Each of
+    B bases runs K members, so M = B * K are fused, base after base; the feature variance is the
+    mean of the bases' own.
+
+    Attributes:
+        bases: the eroded models.
+        size: of frames (height, width): the largest input among the bases.
+        sites: what the F columns of ``factors`` mean, in order.
     """
 
-    def __init__(self, eroded: ErodedModel, *, rule: FusionRule = MEAN) -> None:
+    def __init__(self, *bases: ErodedModel, rule: FusionRule = MEAN) -> None:
         super().__init__()
-        self.eroded, self.rule = eroded, rule
-        self.size = eroded.size
+        self.bases = bases
+        self._registered = nn.ModuleList(bases)  # a tuple would hide their weights
+        self.rule, self.size = rule, largest_size(bases)
+        self.name = " + ".join(base.name for base in bases)
+        self.sites = tuple(site for base in bases for site in base.sites)
+        self.widths = [base.width for base in bases]
+
+    @classmethod
+    def of(cls, models: Sequence[Classifier], plan: Plan) -> "Defended":
+        """Erode the plan's models, given in its order, as the plan says."""
+        bases = (erode(m, b.sites) for m, b in zip(models, plan.bases, strict=True))
+        return cls(*bases, rule=plan.fusion)
 
     def forward(self, images: Tensor, factors: Tensor) -> Fused:
         """Fuse the members of each image.
@@ -44,29 +63,44 @@ class Defended(nn.Module):
             images: [N, 3, H, W] in [0, 1].
             factors: [N, K, F], see ``draw``.
         """
-        count, members, width = factors.shape
+        count, members, _ = factors.shape
+        shown = self.prepared(images)
         # one image alone is broadcast at the first eroded layer: what is before runs once
-        shown = images if count == 1 else images.repeat_interleave(members, 0)
-        logits, features, *_ = self.eroded(shown, factors.reshape(-1, width))
-        return combined(
-            logits.view(count, members, -1), features.view(count, members, -1), self.rule
+        shown = shown if count == 1 else shown.repeat_interleave(members, 0)
+        return self.combined(
+            Seen(
+                look.logits.unflatten(0, (count, members)),
+                look.features.unflatten(0, (count, members)),
+                (),
+            )
+            for look in self.look(shown, factors.flatten(0, 1))
         )
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """What stands between a frame [N, 3, H, W] and the bases: resized to ``size``."""
+        return resized(images, self.size)
+
+    def look(self, prepared: Tensor, factors: Tensor) -> list[Seen]:
+        """What each base's members see of images [1 or R, 3, *size] with factors [R, F]."""
+        own = factors.split(self.widths, -1)
+        return [base(prepared, rows) for base, rows in zip(self.bases, own, strict=True)]
+
+    def combined(self, seen: Iterable[Seen]) -> Fused:
+        """From what each base's K members see, [..., K, :], to what the defence sees."""
+        looks = list(seen)
+        members = torch.cat([look.logits.softmax(-1) for look in looks], -2)
+        variance = torch.stack([relative_variance(look.features) for look in looks]).mean(0)
+        return Fused(fuse(members, self.rule), members, variance)
 
     def draw(
         self, keys: Sequence[str], *, seed: int, members: int, stream: str = "evaluate"
     ) -> Tensor:
         """Factors [N, K, F]: an image's own depend on the seed, the stream and its key alone."""
         drawn = [
-            sample(self.eroded.sites, seed=seed, stream=stream_of(stream, key), members=members)
+            sample(self.sites, seed=seed, stream=stream_of(stream, key), members=members)
             for key in keys
         ]
         return torch.stack([torch.from_numpy(factors) for factors in drawn])
-
-
-def combined(logits: Tensor, features: Tensor, rule: FusionRule) -> Fused:
-    """From what members see, [..., M, C] and [..., M, D], to what the defence sees."""
-    members = logits.softmax(-1)
-    return Fused(fuse(members, rule), members, relative_variance(features))
 
 
 def run_members(model: Defended, image: Tensor, *, seed: int, key: str, members: int) -> Outputs:

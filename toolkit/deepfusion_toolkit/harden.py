@@ -116,12 +116,11 @@ def harden(
     save(model.core, model.size, out)
     thresholds = calibrate(judged, settings.false_positive_rate)
     plan = plans.Plan(
-        schema=1,
-        model=plans.fingerprint(model.core),
+        schema=2,
         classes=classes,
         height=model.size[0],
         width=model.size[1],
-        sites=sites,
+        bases=(plans.Base.of(model, sites),),
         members=settings.members,
         fusion=settings.fusion,
         prefix_share=prefix_share(eroded.graph_module),

@@ -35,17 +35,18 @@ def share_before(traced: Traced, sites: Sequence[Site]) -> float:
     return shared / total if total else 0.0
 
 
-def prefix_share(module: torch.fx.GraphModule) -> float:
-    """Share of multiply-adds before the first eroded site, in [0, 1], of a graph made by ``erode``.
+def prefix_share(*modules: torch.fx.GraphModule) -> float:
+    """Share of multiply-adds before the first eroded site, in [0, 1], of graphs made by ``erode``.
 
-    K members cost at least ``1 + (K - 1) * (1 - share)`` plain inferences.
+    K members of each cost at least ``1 + (K - 1) * (1 - share)`` times one plain inference of each.
     """
     total = shared = 0
-    member: set[Node] = set()
-    for node in module.graph.nodes:
-        if node.target == "factors" or any(a in member for a in node.all_input_nodes):
-            member.add(node)
-        work = multiply_adds(node)
-        total += work
-        shared += 0 if node in member else work
+    for module in modules:
+        member: set[Node] = set()
+        for node in module.graph.nodes:
+            if node.target == "factors" or any(a in member for a in node.all_input_nodes):
+                member.add(node)
+            work = multiply_adds(node)
+            total += work
+            shared += 0 if node in member else work
     return shared / total if total else 0.0

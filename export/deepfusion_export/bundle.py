@@ -37,6 +37,7 @@ from deepfusion_export.onnx import to_onnx
 from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.plan import Plan, require_fit
+from deepfusion_toolkit.preprocess import spell
 
 GOLDEN_TOLERANCE = 1e-3
 """Probabilities on another processor: other instructions round otherwise, errors do more."""
@@ -161,6 +162,7 @@ def _provenance(plan: Plan, figures: parity.Parity) -> dict[str, str | int | flo
         "parity_cases": figures.cases,
         "plan_sha256": hashlib.sha256(canonical(plan)).hexdigest(),
         "prefix_share": plan.prefix_share,
+        "preprocess": " ".join(map(spell, plan.preprocess)),
     }
 
 

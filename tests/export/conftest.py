@@ -118,6 +118,7 @@ def make_plan(model: Classifier) -> Plan:
         height=SIZE[0],
         width=SIZE[1],
         bases=(Base.of(model, sites),),
+        preprocess=(),
         members=MEMBERS,
         fusion="mean-probabilities",
         prefix_share=prefix_share(erode(model, sites).graph_module),

@@ -1,4 +1,7 @@
-"""Two networks of different families and input sizes in one bundle, from plans to the device."""
+"""Two networks of different families and input sizes behind all preprocessing stages in one bundle.
+
+From the plans of each to what the device computes.
+"""
 
 import json
 
@@ -18,12 +21,14 @@ from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.looks import Glance, LookJob
 from deepfusion_toolkit.models import load, save
 from deepfusion_toolkit.plan import Base, Plan
+from deepfusion_toolkit.preprocess import BitDepth, Jpeg, Median, ResizePad
 from deepfusion_toolkit.sources import Source
 from deepfusion_toolkit.surgery import find_sites
 from deepfusion_toolkit.surgery.graph import trace
 from deepfusion_toolkit.training import split
 from tests.toolkit import attack_nets as nets
 
+STAGES = (Jpeg(quality=60), BitDepth(bits=5), Median(), ResizePad(share=0.9))
 CLASSES = ("a_red", "b_green", "c_blue")
 
 
@@ -37,6 +42,7 @@ def plan_of(model) -> Plan:
         height=model.size[0],
         width=model.size[1],
         bases=(Base.of(model, sites),),
+        preprocess=STAGES,
         members=8,
         fusion="mean-probabilities",
         prefix_share=0.0,
@@ -107,12 +113,14 @@ def test_one_graph_serves_both_models_and_any_number_of_members(line):
     manifest = store.verify(line.bundle, [line.public], now="2027-01-01T00:00:00Z")
     assert (manifest.erosion.bases, manifest.erosion.members) == (2, 3)
     assert manifest.fusion == "trimmed-mean"
+    assert manifest.provenance["preprocess"] == "jpeg:60 bits:5 median resize-pad:0.9"
     assert len({site.name for site in manifest.erosion.sites}) == len(manifest.erosion.sites)
     state = line.root / "state"
     installed = store.install(line.bundle, state, [line.public], now="2027-01-01T00:00:00Z")
     session = OrtSession(installed.model_bytes(), threads=1)
     models = [load(str(model)) for model in line.models]
     defended = Defended.of(models, plans.read(line.joint, *models))
+    assert defended.preprocess.stages
     image = np.random.default_rng(0).integers(0, 256, (1, 3, 16, 16)).astype(np.float32) / 255
     for k in (1, 2, 7, 8):
         factors = erosion.sample(manifest.erosion.sites, seed=1, stream=2, members=k)
@@ -152,15 +160,17 @@ def test_both_are_evaluated_with_their_plan_each_alone_and_fused(line, tmp_path,
 
 
 def test_what_cannot_be_joined_is_refused_in_one_line(line, tmp_path, capsys):
-    other = tmp_path / "other.json"
+    other, bare = tmp_path / "other.json", tmp_path / "bare.json"
     text = json.loads(line.plans[1].read_text())
     other.write_text(json.dumps(text | {"classes": ["a_red", "b_green", "d_blue"]}))
+    bare.write_text(json.dumps(text | {"preprocess": []}))
     before = line.joint.read_bytes()
     for code, says, settings in (
         (2, "2 models and 1 plans", {"parts": line.plans[:1]}),
         (4, "made for other weights than learner", {"parts": line.plans[::-1]}),
         (4, "a model is given twice", {"models": line.models[:1] * 2, "parts": line.plans[:1] * 2}),
         (4, "a_red, b_green, d_blue", {"parts": [line.plans[0], other]}),
+        (4, "three was hardened behind 'nothing'", {"parts": [line.plans[0], bare]}),
         (3, "is no erosion plan", {"parts": [line.plans[0], line.key]}),
     ):
         assert line.join(**settings) == code

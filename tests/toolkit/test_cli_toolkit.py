@@ -13,6 +13,7 @@ from deepfusion_toolkit.cli import build_parser, main
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.models import load, save
 from deepfusion_toolkit.names import FUSIONS
+from deepfusion_toolkit.preprocess import spell
 from tests.toolkit import attack_nets as nets
 
 THREE, FOUR = "tests.toolkit.attack_nets:three", "tests.toolkit.attack_nets:four"
@@ -147,6 +148,7 @@ def test_craft_options_out_of_range(more, refused, data, tmp_path):
     [
         ("--eps", "0.5"),
         ("--members", "65"),
+        ("--preprocess", "blur"),
         ("--shared", "1"),
         ("--max-clean-drop", "nan"),
         ("--false-positive-rate", "0"),
@@ -193,11 +195,14 @@ def test_originals_that_are_not_there(refused, data, tmp_path):
 def test_a_plan_of_another_model(refused, capsys, tmp_path):
     squares = nets.squares(tmp_path / "squares", each=3)
     quick = ("--epochs", "0", "--members", "2", "--max-clean-drop", "1", "--fusion", "median")
+    quick += ("--preprocess", "bits:5", "--preprocess", "median")
     assert main([str(a) for a in (*harden(squares, tmp_path, *quick), "--json")]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["held_out"] == 9
     plan = tmp_path / "h" / "plan.json"
-    assert plans.read(plan, load(str(tmp_path / "h" / "net.pt2"))).fusion == "median"
+    read = plans.read(plan, load(str(tmp_path / "h" / "net.pt2")))
+    assert read.fusion == "median"
+    assert list(map(spell, read.preprocess)) == ["bits:5", "median"]
     line = refused(4, *evaluate(squares, tmp_path, "--plan", plan, spec=THREE))
     assert "made for other weights than three" in line
     both = ("--plan", plan, "--target", THREE)

@@ -143,6 +143,7 @@ def test_with_a_plan_the_target_is_judged_fused_too(limit, flagged, clean, tmp_p
         height=nets.SIDE,
         width=nets.SIDE,
         bases=(Base.of(model, sites),),
+        preprocess=(),
         members=16,
         fusion="mean-probabilities",
         prefix_share=0.5,

@@ -178,6 +178,7 @@ def test_a_fused_target_is_no_target_of_its_own(two, clean):
         height=nets.SIDE,
         width=nets.SIDE,
         bases=(Base.of(net, sites),),
+        preprocess=(),
         members=4,
         fusion="mean-probabilities",
         prefix_share=0.5,

@@ -165,6 +165,13 @@ def _harden(parser: argparse.ArgumentParser) -> None:
         "--fusion", choices=FUSIONS, default=FUSIONS[0], help="of predictions (%(default)s)"
     )
     parser.add_argument(
+        "--preprocess",
+        action="append",
+        default=[],
+        metavar="STAGE",
+        help="before the network, in order: jpeg:QUALITY, bits:BITS, median, resize-pad:SHARE",
+    )
+    parser.add_argument(
         "--shared", type=float, default=0.5, help="least share of work in common (%(default)s)"
     )
     parser.add_argument(

@@ -13,6 +13,7 @@ from deepfusion_toolkit.data.folder import Dataset
 from deepfusion_toolkit.fuse import fuse, relative_variance
 from deepfusion_toolkit.models import Classifier, largest_size, resized
 from deepfusion_toolkit.plan import Plan
+from deepfusion_toolkit.preprocess import Preprocessor, Stage
 from deepfusion_toolkit.report.terminal import progress
 from deepfusion_toolkit.surgery import ErodedModel, Seen, erode
 
@@ -29,7 +30,7 @@ class Fused(NamedTuple):
 
 
 class Defended(nn.Module):
-    """Eroded models and their fusion as one differentiable network.
+    """Preprocessing, eroded models and their fusion as one differentiable network.
 
     The rule and the scores are those of ``deepfusion_edge.fusion``, which is the reference. Each of
     B bases runs K members, so M = B * K are fused, base after base; the feature variance is the
@@ -41,11 +42,14 @@ class Defended(nn.Module):
         sites: what the F columns of ``factors`` mean, in order.
     """
 
-    def __init__(self, *bases: ErodedModel, rule: FusionRule = MEAN) -> None:
+    def __init__(
+        self, *bases: ErodedModel, rule: FusionRule = MEAN, stages: Sequence[Stage] = ()
+    ) -> None:
         super().__init__()
         self.bases = bases
         self._registered = nn.ModuleList(bases)  # a tuple would hide their weights
         self.rule, self.size = rule, largest_size(bases)
+        self.preprocess = Preprocessor(stages, self.size)
         self.name = " + ".join(base.name for base in bases)
         self.sites = tuple(site for base in bases for site in base.sites)
         self.widths = [base.width for base in bases]
@@ -54,7 +58,7 @@ class Defended(nn.Module):
     def of(cls, models: Sequence[Classifier], plan: Plan) -> "Defended":
         """Erode the plan's models, given in its order, as the plan says."""
         bases = (erode(m, b.sites) for m, b in zip(models, plan.bases, strict=True))
-        return cls(*bases, rule=plan.fusion)
+        return cls(*bases, rule=plan.fusion, stages=plan.preprocess)
 
     def forward(self, images: Tensor, factors: Tensor) -> Fused:
         """Fuse the members of each image.
@@ -77,8 +81,9 @@ class Defended(nn.Module):
         )
 
     def prepared(self, images: Tensor) -> Tensor:
-        """What stands between a frame [N, 3, H, W] and the bases: resized to ``size``."""
-        return resized(images, self.size)
+        """From frames [N, 3, H, W] to what the bases see: resized to ``size``, all stages run."""
+        found: Tensor = self.preprocess(resized(images, self.size))
+        return found
 
     def look(self, prepared: Tensor, factors: Tensor) -> list[Seen]:
         """What each base's members see of images [1 or R, 3, *size] with factors [R, F]."""

@@ -19,6 +19,7 @@ from deepfusion_toolkit.data.folder import Dataset, highest_label
 from deepfusion_toolkit.defence import Defended, verdicts
 from deepfusion_toolkit.models import Classifier, largest_size, require_same_classes
 from deepfusion_toolkit.plan import Plan
+from deepfusion_toolkit.preprocess import spell
 from deepfusion_toolkit.surgery import prefix_share
 from deepfusion_toolkit.training import split
 
@@ -82,6 +83,7 @@ def join(
         height=height,
         width=width,
         bases=bases,
+        preprocess=parts[0].preprocess,
         members=settings.members,
         fusion=settings.fusion,
         prefix_share=0.0,
@@ -117,3 +119,13 @@ def _require_one_kind(parts: Sequence[Plan], bases: Sequence[plans.Base]) -> Non
                 f" that of {parts[0].bases[0].name} {', '.join(parts[0].classes)}",
                 "harden all models on the same data",
             )
+        if part.preprocess != parts[0].preprocess:
+            raise ModelError(
+                f"{part.bases[0].name} was hardened behind '{_words(part)}',"
+                f" {parts[0].bases[0].name} behind '{_words(parts[0])}'",
+                "harden all models with the same --preprocess",
+            )
+
+
+def _words(part: Plan) -> str:
+    return " ".join(map(spell, part.preprocess)) or "nothing"

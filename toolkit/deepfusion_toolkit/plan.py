@@ -15,6 +15,7 @@ from deepfusion_edge.errors import InputError, ModelError
 from deepfusion_edge.fusion import FusionRule, Thresholds
 from deepfusion_toolkit.files import MALFORMED, write_bytes
 from deepfusion_toolkit.models import Classifier, largest_size
+from deepfusion_toolkit.preprocess import Stage
 
 SCHEMA = 2
 
@@ -45,6 +46,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         classes: names in the order of the outputs.
         height, width: of frames, in pixels: the largest input among the bases.
         bases: the models, in the order in which they are given everywhere.
+        preprocess: stages between a frame and the bases, in order.
         members: K, how many members of each base are fused.
         fusion: by which rule.
         prefix_share: share of multiply-adds that the members have in common.
@@ -58,6 +60,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     height: Annotated[int, Meta(ge=1)]
     width: Annotated[int, Meta(ge=1)]
     bases: Annotated[tuple[Base, ...], Meta(min_length=1, max_length=MAX_BASES)]
+    preprocess: Annotated[tuple[Stage, ...], Meta(max_length=16)]
     members: Annotated[int, Meta(ge=1, le=64)]
     fusion: FusionRule
     prefix_share: Annotated[float, Meta(ge=0.0, le=1.0)]

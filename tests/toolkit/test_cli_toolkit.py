@@ -206,7 +206,7 @@ def test_a_plan_of_another_model(refused, capsys, tmp_path):
     line = refused(4, *evaluate(squares, tmp_path, "--plan", plan, spec=THREE))
     assert "made for other weights than three" in line
     both = ("--plan", plan, "--target", THREE)
-    assert "is for net, not for three, three" in refused(4, *evaluate(squares, tmp_path, *both))
+    assert "is for learner, not for three, three" in refused(4, *evaluate(squares, tmp_path, *both))
     plan.write_text("{}")
     assert "is no erosion plan" in refused(3, *evaluate(squares, tmp_path, "--plan", plan))
 

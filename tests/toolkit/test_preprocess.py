@@ -201,7 +201,7 @@ def test_what_is_typed_is_read_written_and_kept_in_a_plan(text, stage):
 )  # fmt: skip
 def test_what_is_no_stage_is_refused(text):
     with pytest.raises(
-        UsageError, match=r"preprocessing .* is none .*; give jpeg:QUALITY"
+        UsageError, match=r"preprocessing .* is none .*; give --preprocess jpeg"
     ) as caught:
         parse(text)
     assert "\n" not in str(caught.value)

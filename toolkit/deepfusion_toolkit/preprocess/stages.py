@@ -58,7 +58,9 @@ def parse(text: str) -> Stage:
     try:
         stage: Stage = msgspec.convert(given, Stage, strict=False)
     except msgspec.ValidationError as error:
-        raise UsageError(f"preprocessing '{text}' is none ({error})", f"give {FORMS}") from error
+        raise UsageError(
+            f"preprocessing '{text}' is none ({error})", f"give --preprocess {FORMS}"
+        ) from error
     return stage
 
 

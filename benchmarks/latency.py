@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="SPEC",
-        help="the model that was exported, as plain model; else the bundle's graph without erosion",
+        help="the (one) exported model, as plain model; else the bundle's graph without erosion,"
+        " which runs every base once",
     )
     parser.add_argument("--rounds", type=int, default=30, help="(default: %(default)s)")
     parser.add_argument(
@@ -127,7 +128,7 @@ def _variants(
     image: Array = pixels.reshape(1, 3, *size)
     session = OrtSession(graph, threads=threads)
     plain = _plain_session(_plain_graph(graph, erosion.width(sites), spec, size), threads)
-    clean = session.run(image, erosion.identity(sites, 1)).fused
+    clean = session.run(image, erosion.identity(sites, 1)).members
     difference = float(np.abs(plain(image) - clean).max())
     if not difference <= _TOLERANCE:
         raise ModelError(
@@ -172,7 +173,7 @@ def _plain_graph(graph: bytes, width: int, spec: str | None, size: tuple[int, in
 
 
 def _plain_session(graph: bytes, threads: int) -> "Callable[[Array], Array]":
-    """Load a graph with one input and one output [1, C], with the device's settings."""
+    """Load a graph with one input and one output [B, C], with the device's settings."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -182,8 +183,8 @@ def _plain_session(graph: bytes, threads: int) -> "Callable[[Array], Array]":
 
     def call(image: "Array") -> "Array":
         (output,) = session.run(None, {name: image})
-        row: Array = output[0]
-        return row
+        rows: Array = output
+        return rows
 
     return call
 

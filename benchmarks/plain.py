@@ -16,7 +16,7 @@ from deepfusion_edge.runtime.base import INPUTS, OUTPUTS
 
 
 def without_erosion(model_bytes: bytes, width: int) -> bytes:
-    """Turn image, factors -> fused, members, variance into image -> members [1, C].
+    """Turn image, factors -> fused, members, variance into image -> members [B, C], one a base.
 
     Args:
         model_bytes: a bundle's graph.

@@ -24,6 +24,8 @@ Kind = Literal["skip", "activation", "norm"]
 
 MAX_SEED = 2**53 - 1
 """Seeds travel in JSON, where integers above this one lose digits."""
+MAX_BASES = 16
+"""How many base models one ensemble may have; each runs all rows of factors."""
 
 
 class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

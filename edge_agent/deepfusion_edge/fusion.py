@@ -1,11 +1,21 @@
-"""The fused-prediction rule, its scores and the verdict: the numpy reference of every runtime.
+"""The fusion rules, the scores and the verdict: the numpy reference of every runtime.
 
-Fused prediction (Wang et al., IEEE TII 2023): ``argmax_c mean_k softmax(z_k)_c`` over K eroded
+Fused prediction (Wang et al., IEEE TII 2023): ``argmax_c mean_k softmax(z_k)_c`` over M eroded
 members. Scores: *feature variance* (relative variance of the penultimate features over members)
 and *disagreement* (mutual information between member and class).
+
+``mean-probabilities``  the mean over members
+``mean-logits``         the softmax of mean logits: the geometric mean of probabilities of at least
+                        1e-12, renormalised
+``trimmed-mean``        class by class the mean without the lowest and the highest quarter of the
+                        votes (rounded down, so none below four members), renormalised
+``median``              class by class the median (of an even number: mean of the middle two),
+                        renormalised
+
+Renormalising adds 1e-12 to every class: where nothing is left, all classes are equally probable.
 """
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -13,7 +23,10 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
 State = Literal["accept", "suspect", "reject"]
+FusionRule = Literal["mean-probabilities", "mean-logits", "trimmed-mean", "median"]
 
+RULES: tuple[FusionRule, ...] = get_args(FusionRule)
+MEAN: FusionRule = "mean-probabilities"
 TINY = 1e-12
 
 
@@ -21,8 +34,8 @@ class Outputs(NamedTuple):
     """What one run of the exported graph gives for one image.
 
     Attributes:
-        fused: [C] probabilities, the mean over members.
-        members: [K, C] probabilities of each member.
+        fused: [C] probabilities, the members' by the fusion rule.
+        members: [M, C] probabilities of each member: K of the first base, K of the next.
         feature_variance: at least 0; 0 when all members see the same features.
     """
 
@@ -56,7 +69,7 @@ class Verdict(msgspec.Struct, frozen=True):
         state: accept, suspect (one score over its limit) or reject.
         feature_variance: the feature-space score.
         disagreement: the softmax-space score, in nats.
-        members: K.
+        members: M, how many were fused.
     """
 
     label: int
@@ -67,9 +80,22 @@ class Verdict(msgspec.Struct, frozen=True):
     members: int
 
 
-def fuse(members: Array) -> Array:
-    """Mean of member probabilities: [K, C] -> [C]."""
-    return np.asarray(members.mean(axis=0), dtype=np.float32)
+def left_out(rule: FusionRule, members: int) -> int:
+    """How many of the lowest votes for a class, and as many of the highest, a rule leaves out."""
+    if rule == "median":
+        return (members - 1) // 2
+    return members // 4 if rule == "trimmed-mean" else 0
+
+
+def fuse(members: Array, rule: FusionRule = MEAN) -> Array:
+    """Fuse member probabilities by one of the module's rules: [M, C] -> [C], of sum 1."""
+    wide = members.astype(np.float64)
+    if rule == "mean-logits":
+        votes = np.exp(np.log(np.maximum(wide, TINY)).mean(axis=0))
+        return np.asarray(votes / votes.sum(), dtype=np.float32)
+    cut = left_out(rule, len(wide))
+    votes = np.sort(wide, axis=0)[cut : len(wide) - cut].mean(axis=0) + TINY
+    return np.asarray(votes / votes.sum(), dtype=np.float32)
 
 
 def feature_variance(features: Array) -> float:

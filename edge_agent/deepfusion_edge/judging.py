@@ -243,10 +243,11 @@ class Judge:
         outputs = self._line.session.run(image, factors)
         classes = len(self._line.manifest.classes)
         shapes = (outputs.fused.shape, outputs.members.shape)
-        if shapes != ((classes,), (len(factors), classes)):
+        members = len(factors) * self._line.manifest.erosion.bases
+        if shapes != ((classes,), (members, classes)):
             raise ModelError(
                 f"graph gives fused {shapes[0]} and members {shapes[1]} for {classes} classes"
-                f" and {len(factors)} members",
+                f" and {members} members",
                 "export the bundle again",
             )
         if not all(np.isfinite(value).all() for value in outputs):

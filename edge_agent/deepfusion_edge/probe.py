@@ -25,7 +25,7 @@ from deepfusion_edge.bundle.manifest import (
     parse_manifest,
 )
 from deepfusion_edge.errors import DeepFusionError, InputError, ModelError
-from deepfusion_edge.fusion import Array, Outputs
+from deepfusion_edge.fusion import Array, FusionRule, Outputs
 from deepfusion_edge.runtime.base import Session
 
 _REPLACE = "export the bundle again; this device computes something else than its maker did"
@@ -68,11 +68,11 @@ def golden_image(golden: Golden, manifest: Manifest) -> Array:
     return values.astype(np.float32).reshape(shape)
 
 
-def compare(outputs: Outputs, golden: Golden, tolerance: float) -> float:
+def compare(outputs: Outputs, golden: Golden, tolerance: float, rule: FusionRule) -> float:
     """Return the largest difference to the golden outputs.
 
-    Three things are compared: the fused probabilities; the fused probabilities with the mean of the
-    members by the reference rule; the feature variance, relative to itself where it is above 1.
+    Three things are compared: the fused probabilities; the fused probabilities with the members
+    fused by the reference rule; the feature variance, relative to itself where it is above 1.
 
     Raises:
         ModelError: a difference above the tolerance, or another number of classes.
@@ -85,7 +85,9 @@ def compare(outputs: Outputs, golden: Golden, tolerance: float) -> float:
     variance = abs(outputs.feature_variance - golden.feature_variance)
     differences = {
         "fused probabilities": float(np.abs(outputs.fused - np.array(golden.fused)).max()),
-        "mean of members": float(np.abs(outputs.fused - fusion.fuse(outputs.members)).max()),
+        "members by the reference rule": float(
+            np.abs(outputs.fused - fusion.fuse(outputs.members, rule)).max()
+        ),
         "feature variance": variance / max(1.0, abs(golden.feature_variance)),
     }
     for name, difference in differences.items():
@@ -106,7 +108,13 @@ def probe(session: Session, golden: Golden, manifest: Manifest) -> float:
     sites = manifest.erosion.sites
     factors = erosion.sample(sites, seed=golden.factor_seed, stream=0, members=golden.members)
     outputs = session.run(golden_image(golden, manifest), factors)
-    return compare(outputs, golden, manifest.tolerance)
+    if len(outputs.members) != golden.members * manifest.erosion.bases:
+        raise ModelError(
+            f"the model fuses {len(outputs.members)} members for {golden.members} rows of factors,"
+            f" the manifest names {manifest.erosion.bases} bases",
+            _REPLACE,
+        )
+    return compare(outputs, golden, manifest.tolerance, manifest.fusion)
 
 
 def _limit(memory_bytes: int) -> None:

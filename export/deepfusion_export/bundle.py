@@ -30,13 +30,14 @@ from deepfusion_edge.bundle.manifest import (
     part,
 )
 from deepfusion_edge.bundle.onnx_check import check_onnx
-from deepfusion_edge.errors import ModelError, TrustError, UsageError
+from deepfusion_edge.errors import TrustError, UsageError
 from deepfusion_edge.runtime.ort import OrtSession
 from deepfusion_export import parity
 from deepfusion_export.onnx import to_onnx
+from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.models import Classifier
-from deepfusion_toolkit.plan import Plan, fingerprint
-from deepfusion_toolkit.surgery import erode
+from deepfusion_toolkit.plan import Plan, require_fit
+from deepfusion_toolkit.preprocess import spell
 
 GOLDEN_TOLERANCE = 1e-3
 """Probabilities on another processor: other instructions round otherwise, errors do more."""
@@ -45,7 +46,7 @@ _IMAGE_SEED, _FACTOR_SEED = 1, 2
 
 
 def build(
-    model: Classifier,
+    models: Sequence[Classifier],
     plan: Plan,
     *,
     keys: Sequence[Ed25519PrivateKey],
@@ -62,7 +63,7 @@ def build(
     The same arguments and versions give the same bytes.
 
     Args:
-        model: the hardened classifier.
+        models: the hardened classifiers, in the plan's order.
         plan: made for these very weights.
         keys: one or more private keys, all of which sign.
         id: the product line.
@@ -79,24 +80,24 @@ def build(
         ParityError: two routes disagree.
         StorageError: the folder cannot be written.
     """
-    _check_fit(model, plan)
+    require_fit(plan, models)
     manifest = _statement(plan, id, sequence, created, expires)
     seal(canonical(manifest), keys)  # refuses no or equal keys before the long work
     with (
         writing(out),
         tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder,
     ):
-        step(f"exporting {model.name} with {len(plan.sites)} sites")
-        eroded = erode(model, plan.sites)
-        graph = to_onnx(eroded, plan.members)
+        defended = Defended.of(models, plan)
+        step(f"exporting {defended.name} with {len(plan.sites)} sites")
+        graph = to_onnx(defended, plan.members)
         check_onnx(graph)
         step("comparing torch, ONNX Runtime and numpy")
-        figures = parity.check(graph, eroded, model.core, members=plan.members, images=images)
+        figures = parity.check(graph, defended, models, members=plan.members, images=images)
         golden = canonical(_golden(graph, plan))
         manifest = msgspec.structs.replace(
             manifest,
             files=(part(GOLDEN, golden), part(MODEL, graph)),
-            provenance=_provenance(model, plan, figures),
+            provenance=_provenance(plan, figures),
         )
         step("signing")
         signed = canonical(manifest)
@@ -110,23 +111,6 @@ def build(
     return manifest
 
 
-def _check_fit(model: Classifier, plan: Plan) -> None:
-    remedy = "use the model and the plan that one hardening wrote"
-    if plan.model != fingerprint(model.core):
-        raise ModelError(f"the plan was made for other weights than {model.name}", remedy)
-    if (plan.height, plan.width) != model.size:
-        raise ModelError(
-            f"the plan is for {plan.height}x{plan.width} pixels, {model.name} takes"
-            f" {model.size[0]}x{model.size[1]}",
-            remedy,
-        )
-    if len(plan.classes) != model.classes:
-        raise ModelError(
-            f"the plan names {len(plan.classes)} classes, {model.name} has {model.classes} outputs",
-            remedy,
-        )
-
-
 def _statement(plan: Plan, line: str, sequence: int, created: str, expires: str) -> Manifest:
     """The manifest without its files, already held against the device's rules."""
     manifest = Manifest(
@@ -138,8 +122,8 @@ def _statement(plan: Plan, line: str, sequence: int, created: str, expires: str)
         runtime="onnx",
         classes=plan.classes,
         preprocess=Preprocess(height=plan.height, width=plan.width),
-        erosion=Erosion(sites=plan.sites, members=plan.members),
-        fusion="mean-probabilities",
+        erosion=Erosion(sites=plan.sites, members=plan.members, bases=len(plan.bases)),
+        fusion=plan.fusion,
         thresholds=plan.thresholds,
         tolerance=GOLDEN_TOLERANCE,
         files=(part(GOLDEN, b""), part(MODEL, b"")),
@@ -167,20 +151,19 @@ def _golden(graph: bytes, plan: Plan) -> Golden:
     )
 
 
-def _provenance(
-    model: Classifier, plan: Plan, figures: parity.Parity
-) -> dict[str, str | int | float]:
+def _provenance(plan: Plan, figures: parity.Parity) -> dict[str, str | int | float]:
     found: dict[str, str | int | float] = {
         f"version_{name.replace('-', '_')}": version(name)
         for name in ("deepfusion-toolkit", "numpy", "onnx", "onnxruntime", "onnxscript", "torch")
     }
     found |= {f"parity_{name}": value for name, value in figures.largest.items()}
     return found | {
-        "model": model.name,
-        "model_sha256": plan.model,
+        "model": " + ".join(base.name for base in plan.bases),
+        "model_sha256": " ".join(base.model for base in plan.bases),
         "parity_cases": figures.cases,
         "plan_sha256": hashlib.sha256(canonical(plan)).hexdigest(),
         "prefix_share": plan.prefix_share,
+        "preprocess": " ".join(map(spell, plan.preprocess)),
     }
 
 

@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     style = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         prog="deepfusion-export",
-        description="Make signing keys, and pack a hardened model into a signed bundle.",
+        description="Make signing keys, and pack hardened models into a signed bundle.",
         epilog=console.EXIT_CODES,
         formatter_class=style,
     )
@@ -67,8 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
     bundle.add_argument(
         "--model",
         required=True,
+        action="append",
         metavar="SPEC",
-        help="a .pt2 file, timm:NAME, module.path:factory or efficientnet-lite0, -lite1, -lite2",
+        help="a .pt2 file, timm:NAME, module.path:factory or efficientnet-lite0, -lite1, -lite2;"
+        " one option for each model of the plan, in its order",
     )
     bundle.add_argument("--plan", type=Path, required=True, metavar="PLAN.JSON")
     bundle.add_argument(
@@ -123,15 +125,15 @@ def _bundle(options: argparse.Namespace) -> int:
     keys = read_private_keys(options.key)
     for path in readable_by_others(options.key):
         _progress(f"warning: others may read {path}; run 'chmod 600' on it")
-    _progress(f"loading {options.model}")
+    _progress(f"loading {', '.join(options.model)}")
     from deepfusion_export.bundle import build
     from deepfusion_toolkit import models, plan
 
-    model = models.load(options.model)
+    loaded = [models.load(spec) for spec in options.model]
     now = datetime.now(UTC)
     manifest = build(
-        model,
-        plan.read(options.plan, model),
+        loaded,
+        plan.read(options.plan, *loaded),
         keys=keys,
         id=options.id,
         sequence=options.sequence,
@@ -146,6 +148,7 @@ def _bundle(options: argparse.Namespace) -> int:
         "id": manifest.id,
         "sequence": manifest.sequence,
         "expires": manifest.expires,
+        "bases": manifest.erosion.bases,
         "members": manifest.erosion.members,
         "parity": {
             name.removeprefix("parity_"): value

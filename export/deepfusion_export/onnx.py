@@ -1,8 +1,8 @@
 """One ONNX graph for all members: image [1, 3, H, W], factors [K, F] -> fused, members, variance.
 
 K is free: the image's batch of one broadcasts at the first eroded multiplication, so everything
-before it is computed once. Softmax, mean and scores are in the graph, in float32, as ``fusion.py``
-of the device defines them.
+before it is computed once. Several bases, each with K members, are one graph too. Softmax, fusion
+and scores are in the graph, in float32, as the device's ``fusion.py`` defines them.
 """
 
 import contextlib
@@ -10,45 +10,28 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from deepfusion_edge.errors import ModelError
-from deepfusion_edge.fusion import TINY
 from deepfusion_edge.runtime.base import INPUTS, OUTPUTS
-from deepfusion_toolkit.surgery import ErodedModel
+from deepfusion_toolkit.defence import Defended, Fused
 
 OPSET = 20
 MAX_MEMBERS = 64
 
 
-class Fused(NamedTuple):
-    """Probabilities [C] and [K, C], and the relative variance of the features, []."""
-
-    fused: Tensor
-    members: Tensor
-    feature_variance: Tensor
-
-
 class FusedGraph(nn.Module):
-    """What is exported: the eroded network, softmax, mean over members, feature variance."""
+    """What is exported: the defence for one image, without the dimension that counts images."""
 
-    def __init__(self, eroded: ErodedModel) -> None:
+    def __init__(self, defended: Defended) -> None:
         super().__init__()
-        self.net = eroded.graph_module  # "graph" would hide that of torch.fx
+        self.defended = defended
 
     def forward(self, image: Tensor, factors: Tensor) -> Fused:
-        """RGB [1, 3, H, W] in [0, 1] of the model's own size and factors [K, F]."""
-        logits, features, *_ = self.net(image, factors)
-        members = torch.softmax(logits, dim=1)
-        mean = features.mean(dim=0)
-        variance = (features - mean).square().mean(dim=0).sum()
-        # v / (m + TINY), spelled so that no optimiser can take TINY for a zero and divide by m = 0.
-        scale = 1.0 / TINY
-        relative = (variance * scale) / (mean.square().sum() * scale + 1.0)
-        return Fused(members.mean(dim=0), members, relative)
+        """RGB [1, 3, H, W] in [0, 1] of the defence's own size and factors [K, F]."""
+        return self.defended.combined(self.defended.look(self.defended.prepared(image), factors))
 
 
 class Probabilities(nn.Module):
@@ -63,27 +46,27 @@ class Probabilities(nn.Module):
         return torch.softmax(self.core(image), dim=1)
 
 
-def to_onnx(eroded: ErodedModel, members: int) -> bytes:
-    """Export an eroded model; the weights are inside, K is free between 1 and 64.
+def to_onnx(defended: Defended, members: int) -> bytes:
+    """Export a defended model; the weights are inside, K is free between 1 and 64.
 
     Args:
-        eroded: from ``surgery.erode``.
+        defended: eroded models and fusion rule.
         members: how many are usual; the graph is traced with at least two.
 
     Raises:
         ModelError: torch cannot export the network.
     """
-    factors = torch.ones(max(2, members), eroded.width)
+    factors = torch.ones(max(2, members), sum(defended.widths))
     free = {0: torch.export.Dim("K", min=1, max=MAX_MEMBERS)}
-    inputs = (torch.full((1, 3, *eroded.size), 0.5), factors)
-    graph = FusedGraph(eroded).eval()
+    inputs = (torch.full((1, 3, *defended.size), 0.5), factors)
+    graph = FusedGraph(defended).eval()
     return _export(
         graph,
         inputs,
         input_names=INPUTS,
         output_names=OUTPUTS,
         dynamic=(None, free),
-        name=eroded.name,
+        name=defended.name,
     )
 
 

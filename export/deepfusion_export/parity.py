@@ -4,7 +4,7 @@
 fused, members            1e-5, absolute, on probabilities
 disagreement              1e-5 nats, absolute
 feature_variance          1e-3 of its value, and 1e-9 absolute (float32 sums)
-base (the plain network)  1e-5, absolute: members without erosion are the base model
+base (the plain networks) 1e-5, absolute: members without erosion are the base models
 ========================  =========================================================
 
 The numpy route is the device's own ``fusion.py`` in float64 on torch's logits and features.
@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from deepfusion_edge import erosion, fusion
 from deepfusion_edge.errors import ParityError
 from deepfusion_edge.fusion import Array, Outputs
 from deepfusion_edge.runtime.ort import OrtSession
 from deepfusion_export.onnx import FusedGraph
-from deepfusion_toolkit.surgery import ErodedModel
+from deepfusion_toolkit.defence import Defended
+from deepfusion_toolkit.models import Classifier
 
 
 class Tolerance(NamedTuple):
@@ -58,8 +58,8 @@ class Parity(NamedTuple):
 
 def check(
     model_bytes: bytes,
-    eroded: ErodedModel,
-    base: nn.Module,
+    defended: Defended,
+    models: Sequence[Classifier],
     *,
     members: int,
     images: npt.NDArray[np.float32] | None = None,
@@ -69,8 +69,8 @@ def check(
 
     Args:
         model_bytes: the ONNX graph.
-        eroded: what it was exported from.
-        base: the plain network, [1, 3, H, W] -> logits.
+        defended: what it was exported from.
+        models: the plain networks, in the defence's order.
         members: the plan's K; 1 and 3 are tried as well.
         images: RGB [N, 3, H, W] in [0, 1] to use beside noise, a ramp, black and white.
         seed: of the noise and the factors.
@@ -80,24 +80,25 @@ def check(
         ModelError: ONNX Runtime does not take or run the graph.
     """
     session = OrtSession(model_bytes)
-    graph = FusedGraph(eroded).eval()
+    graph = FusedGraph(defended).eval()
     largest = dict.fromkeys(TOLERANCES, 0.0)
     counts = tuple(sorted({1, 3, members}))
     cases = 0
-    for at, image in enumerate(_images(eroded.size, images, seed)):
+    for at, image in enumerate(_images(defended.size, images, seed)):
         for k in counts:
-            factors = erosion.sample(eroded.sites, seed=seed, stream=at, members=k)
+            factors = erosion.sample(defended.sites, seed=seed, stream=at, members=k)
             found = session.run(image, factors)
-            mine, reference = _torch(graph, image, factors), _numpy(eroded, image, factors)
+            mine, reference = _torch(graph, image, factors), _numpy(defended, image, factors)
             routes = (("ONNX Runtime", found), ("torch", mine))
             for route, outputs in routes:
                 _compare(outputs, reference, f"{route} and numpy, K = {k}", largest)
             _compare(found, mine, f"ONNX Runtime and torch, K = {k}", largest)
             cases += 1
-        plain = _base(base, image)
-        clean = session.run(image, erosion.identity(eroded.sites, 2))
-        for row in (clean.fused, *clean.members):
-            _hold("base", row, plain, "the graph without erosion and the model", largest)
+        plain = np.repeat(_bases(defended, models, image), 2, axis=0)
+        clean = session.run(image, erosion.identity(defended.sites, 2))
+        between = "the graph without erosion and the model"
+        _hold("base", clean.members, plain, between, largest)
+        _hold("base", clean.fused, fusion.fuse(plain, defended.rule), between, largest)
     return Parity(cases, counts, largest)
 
 
@@ -120,18 +121,19 @@ def _torch(graph: FusedGraph, image: Array, factors: Array) -> Outputs:
     return Outputs(fused.numpy(), members.numpy(), float(variance))
 
 
-def _numpy(eroded: ErodedModel, image: Array, factors: Array) -> Outputs:
+def _numpy(defended: Defended, image: Array, factors: Array) -> Outputs:
     with torch.no_grad():
-        logits, features, *_ = eroded.graph_module(
-            torch.from_numpy(image), torch.from_numpy(factors)
-        )
-    members = softmax(logits.numpy())
-    return Outputs(fusion.fuse(members), members, fusion.feature_variance(features.numpy()))
+        prepared = defended.prepared(torch.from_numpy(image))
+        looks = defended.look(prepared, torch.from_numpy(factors))
+    members = np.concatenate([softmax(look.logits.numpy()) for look in looks])
+    variances = [fusion.feature_variance(look.features.numpy()) for look in looks]
+    return Outputs(fusion.fuse(members, defended.rule), members, float(np.mean(variances)))
 
 
-def _base(base: nn.Module, image: Array) -> Array:
+def _bases(defended: Defended, models: Sequence[Classifier], image: Array) -> Array:
     with torch.no_grad():
-        return np.asarray(softmax(base(torch.from_numpy(image)).numpy())[0])
+        prepared = defended.prepared(torch.from_numpy(image))
+        return np.concatenate([softmax(model(prepared).numpy()) for model in models])
 
 
 def softmax(logits: npt.NDArray[Any]) -> Array:

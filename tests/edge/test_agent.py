@@ -7,6 +7,7 @@ import time
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from deepfusion_edge import agent as agent_module
@@ -161,6 +162,26 @@ def test_the_published_record_replays_the_factors(make_config, manifest, frames,
         assert np.array_equal(again, factors)
         assert record.members == (members or manifest.erosion.members)
     assert len({(r.seed, r.stream) for r in kept}) == 4
+
+
+def test_members_of_all_bases_are_counted_and_rows_replayed(make_config, manifest, frames):
+    (frames / "a.png").write_bytes(png())
+    two = replace(manifest, erosion=replace(manifest.erosion, bases=2))
+
+    class TwoBases(FakeSession):
+        def run(self, image, factors):
+            outputs = super().run(image, factors)
+            return outputs._replace(members=np.tile(outputs.members, (2, 1)))
+
+    session = TwoBases()
+    (record,) = run_offline(make_config(members=3), two, session)
+    assert record.members == 6
+    again = sample(
+        two.erosion.sites, seed=record.seed, stream=record.stream, members=record.members // 2
+    )
+    assert np.array_equal(again, session.factors[1])
+    with pytest.raises(ModelError, match=r"members \(3, 3\) for 3 classes and 6 members"):
+        run_offline(make_config(members=3), two)
 
 
 def test_without_a_seed_each_frame_has_its_own_and_runs_differ(make_config, manifest, frames):

@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -101,6 +102,32 @@ def test_outputs_of_another_shape_are_refused(model, image):
     session = OrtSession(model.SerializeToString(), threads=1)
     with pytest.raises(ModelError, match="outputs have the shapes"):
         session.run(image, np.ones((2, 6), np.float32))
+
+
+def test_several_bases_give_so_many_members_a_row(model, image):
+    """Here the second base is the first one's members again, or only the first of them."""
+    for last, fits in ((2**31, True), (1, False)):
+        two = onnx.ModelProto()
+        two.CopyFrom(model)
+        for node in two.graph.node:
+            for names in (node.input, node.output):
+                for at, name in enumerate(names):
+                    names[at] = "half" if name == "members" else name
+        ends = {"from": [0], "to": [last]}
+        two.graph.initializer.extend(
+            numpy_helper.from_array(np.array(value, np.int64), name) for name, value in ends.items()
+        )
+        two.graph.node.append(helper.make_node("Slice", ["half", "from", "to"], ["again"]))
+        two.graph.node.append(helper.make_node("Concat", ["half", "again"], ["members"], axis=0))
+        del two.graph.output[1].type.tensor_type.shape.dim[0]
+        two.graph.output[1].type.tensor_type.ClearField("shape")
+        session = OrtSession(two.SerializeToString(), threads=1)
+        factors = np.ones((2, 6), np.float32)
+        if fits:
+            assert session.run(image, factors).members.shape == (4, 4)
+        else:
+            with pytest.raises(ModelError, match=r"\(3, 4\), \(\) for K = 2, not \[C\], \[a mult"):
+                session.run(image, factors)
 
 
 def test_nan_weights_are_found_at_the_first_run(model, image):

@@ -13,7 +13,7 @@ from deepfusion_edge.bundle.manifest import GOLDEN, MANIFEST, Golden, parse_mani
 from deepfusion_edge.bundle.store import install, load_current, verify
 from deepfusion_edge.bundle.trial import Limits, try_model
 from deepfusion_edge.errors import InputError, ModelError
-from deepfusion_edge.fusion import Outputs
+from deepfusion_edge.fusion import MEAN, Outputs
 from deepfusion_edge.probe import compare, read_golden
 
 NOW = "2026-06-01T00:00:00Z"
@@ -72,6 +72,15 @@ def test_a_model_of_other_classes_is_refused(make_bundle, toy, keys, tmp_path):
     model = toy(3, 4, (8, 8)).SerializeToString()
     bundle = make_bundle(tmp_path / "line.dfb", model=model)
     refuse(bundle, keys, tmp_path / "state", "the model has 4 classes, the manifest 3")
+
+
+def test_a_model_of_another_number_of_bases_is_refused(make_bundle, keys, tmp_path):
+    def two(manifest):
+        erosion = msgspec.structs.replace(manifest.erosion, bases=2)
+        return msgspec.structs.replace(manifest, erosion=erosion)
+
+    bundle = make_bundle(tmp_path / "line.dfb", mutate=two)
+    refuse(bundle, keys, tmp_path / "state", "fuses 4 members for 4 rows .* names 2 bases")
 
 
 def test_a_model_of_other_factors_is_refused(make_bundle, toy, keys, tmp_path):
@@ -149,17 +158,17 @@ def test_compare_knows_each_of_its_three_differences():
     golden = Golden(image_seed=0, factor_seed=0, members=2, fused=(0.25, 0.75), feature_variance=4)
     members = np.array([[0.2, 0.8], [0.3, 0.7]], np.float32)
     good = Outputs(np.array([0.25, 0.75], np.float32), members, 4.0)
-    assert compare(good, golden, 1e-3) == pytest.approx(0, abs=1e-6)
-    assert compare(good._replace(feature_variance=4.002), golden, 1e-3) == pytest.approx(5e-4)
+    assert compare(good, golden, 1e-3, MEAN) == pytest.approx(0, abs=1e-6)
+    assert compare(good._replace(feature_variance=4.002), golden, 1e-3, MEAN) == pytest.approx(5e-4)
     for bad, text in (
         (good._replace(fused=np.array([0.3, 0.7], np.float32)), "fused probabilities"),
-        (good._replace(members=members[:1]), "mean of members"),
+        (good._replace(members=members[:1]), "reference rule"),
         (good._replace(feature_variance=4.01), "feature variance"),
         (good._replace(feature_variance=float("nan")), "feature variance"),
         (good._replace(fused=np.array([1.0], np.float32)), "1 classes"),
     ):
         with pytest.raises(ModelError, match=text):
-            compare(bad, golden, 1e-3)
+            compare(bad, golden, 1e-3, MEAN)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[" * 100_000, b"\xff", b'{"members":NaN}'])

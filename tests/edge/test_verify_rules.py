@@ -164,6 +164,9 @@ _FILE = {"path": "zz.bin", "size": 1, "sha256": "0" * 64}
         (_set("tolerance", 0.5), r"\$.tolerance"),
         (_set("erosion", "sites", 0, "strength", 1.0), "strength"),
         (_set("erosion", "members", 65), "members"),
+        (_set("fusion", "majority"), r"\$.fusion"),
+        (_set("erosion", "bases", 0), "bases"),
+        (_set("erosion", "bases", 17), "bases"),
         (_set("files", 1, "path", "model.onnx\n"), "path"),
         (_set("files", 1, "path", "../model.onnx"), "path"),
         (_set("files", 1, "path", "/model.onnx"), "path"),
@@ -189,7 +192,7 @@ def _with(**changes) -> bytes:
 
 def test_names_may_not_repeat_and_the_manifest_may_not_list_itself():
     site = {"name": "a", "kind": "skip", "channels": 1, "strength": 0.1}
-    twice = {"sites": [site, site], "members": 2, "sampler": "philox4x64-raw-1"}
+    twice = {"sites": [site, site], "members": 2, "bases": 1, "sampler": "philox4x64-raw-1"}
     with pytest.raises(TrustError, match="a site is named twice"):
         parse_manifest(_with(erosion=twice))
     files = [*_GOOD["files"], {**_FILE, "path": "manifest.json"}]

@@ -11,11 +11,11 @@ from torch.nn import functional
 
 from deepfusion_edge.bundle.envelope import generate, private_pem, public_pem
 from deepfusion_export.onnx import to_onnx
+from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.models import Classifier, save
-from deepfusion_toolkit.plan import Plan, fingerprint, write
+from deepfusion_toolkit.plan import Base, Plan, write
 from deepfusion_toolkit.surgery import (
     DEFAULT_STRENGTH,
-    ErodedModel,
     erode,
     find_sites,
     prefix_share,
@@ -87,7 +87,7 @@ class Mixer(nn.Module):
 class Case:
     model: Classifier
     plan: Plan
-    eroded: ErodedModel
+    defended: Defended
     graph: bytes
 
 
@@ -113,13 +113,14 @@ def make_plan(model: Classifier) -> Plan:
     sites = find_sites(trace(model.core, SIZE), ("skip", "activation", "norm"), strength)
     sites = sites[len(sites) // 2 :]
     return Plan(
-        schema=1,
-        model=fingerprint(model.core),
+        schema=2,
         classes=CLASSES,
         height=SIZE[0],
         width=SIZE[1],
-        sites=sites,
+        bases=(Base.of(model, sites),),
+        preprocess=(),
         members=MEMBERS,
+        fusion="mean-probabilities",
         prefix_share=prefix_share(erode(model, sites).graph_module),
         thresholds=None,
         settings={},
@@ -132,8 +133,8 @@ def case(request: pytest.FixtureRequest) -> Case:
     """A model, its plan, and what was exported from them; once a session, it takes seconds."""
     model = make_model(request.param)
     plan = make_plan(model)
-    eroded = erode(model, plan.sites)
-    return Case(model, plan, eroded, to_onnx(eroded, MEMBERS))
+    defended = Defended.of([model], plan)
+    return Case(model, plan, defended, to_onnx(defended, MEMBERS))
 
 
 @dataclass(frozen=True)

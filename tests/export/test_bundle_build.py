@@ -33,7 +33,7 @@ def built(case, monkeypatch, tmp_path):
         settings = {"keys": keys, "id": "line", "sequence": 3, **DATES, **values}
         plan = settings.pop("plan", case.plan)
         out = settings.pop("out", folder / "line.dfb")
-        return bundle.build(settings.pop("model", case.model), plan, out=out, **settings)
+        return bundle.build(settings.pop("models", [case.model]), plan, out=out, **settings)
 
     build.out, build.public = folder / "line.dfb", tmp_path / "key.pub"
     return build
@@ -48,7 +48,7 @@ def test_the_device_installs_it_and_computes_what_torch_computes(case, built, tm
     image = np.random.default_rng(0).random((1, 3, *case.model.size), np.float32)
     ours = OrtSession(installed.model_bytes(), threads=1).run(image, factors)
     with torch.no_grad():
-        theirs = FusedGraph(case.eroded)(torch.from_numpy(image), torch.from_numpy(factors))
+        theirs = FusedGraph(case.defended)(torch.from_numpy(image), torch.from_numpy(factors))
     np.testing.assert_allclose(ours.members, theirs.members.numpy(), atol=1e-5)
     np.testing.assert_allclose(ours.fused, theirs.fused.numpy(), atol=1e-5)
     assert ours.feature_variance == pytest.approx(float(theirs.feature_variance), rel=1e-3)
@@ -67,7 +67,7 @@ def test_the_policy_travels_with_the_thresholds_that_it_needs(case, built):
 
 def test_provenance_says_where_it_comes_from(case, built):
     provenance = built().provenance
-    assert provenance["model_sha256"] == case.plan.model
+    assert provenance["model_sha256"] == case.plan.bases[0].model
     assert provenance["prefix_share"] == case.plan.prefix_share
     assert {"version_torch", "version_onnx", "version_onnxruntime", "plan_sha256"} <= set(
         provenance
@@ -101,14 +101,16 @@ def refused(built, error, match, **values):
 
 def test_a_plan_for_something_else_is_refused(case, built):
     other = msgspec.structs.replace
-    refused(built, ModelError, "other weights", plan=other(case.plan, model="0" * 64))
+    base = other(case.plan.bases[0], model="0" * 64)
+    refused(built, ModelError, "other weights", plan=other(case.plan, bases=(base,)))
+    refused(built, ModelError, "is for .*, not for", models=[case.model, case.model])
     refused(built, ModelError, "17x20 pixels", plan=other(case.plan, height=17))
     three = other(case.plan, classes=case.plan.classes[:3])
     refused(built, ModelError, "3 classes, .* 4 outputs", plan=three)
 
 
 def test_what_the_device_would_refuse_is_refused_before_the_work(case, built, monkeypatch):
-    monkeypatch.setattr(bundle, "erode", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(bundle.Defended, "of", lambda *_: pytest.fail("too late"))
     refused(built, UsageError, "id", id="Line 1")
     refused(built, UsageError, "expires", expires=DATES["created"])
     refused(built, UsageError, "0 signing keys", keys=[])

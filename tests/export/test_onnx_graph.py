@@ -8,7 +8,9 @@ import torch
 from deepfusion_edge import erosion, fusion
 from deepfusion_edge.bundle.onnx_check import check_onnx
 from deepfusion_edge.runtime.ort import OrtSession
-from deepfusion_export.onnx import FusedGraph
+from deepfusion_export.onnx import FusedGraph, to_onnx
+from deepfusion_toolkit.defence import Defended
+from deepfusion_toolkit.surgery import Seen
 
 
 def image_of(case, seed=0):
@@ -87,25 +89,18 @@ def test_the_graph_passes_the_devices_check_and_names_no_file_of_this_machine(ca
 class Dead(torch.nn.Module):
     """Features that are zero for every member, as a dead layer gives on a black image."""
 
+    size, width, sites, name = (4, 4), 5, (), "dead"
+
     def forward(self, image, factors):
         zero = factors[:, :3] * 0
-        return zero + image.mean(), zero
+        return Seen(zero + image.mean(), zero, ())
 
 
-def test_dead_features_have_a_variance_of_zero_not_nan(case):
-    graph = FusedGraph(case.eroded)
-    graph.net = Dead()
-    outputs = graph(torch.rand(1, 3, 4, 4), torch.rand(3, 5))
-    assert float(outputs.feature_variance) == 0.0
-
-
-def test_dead_features_are_survived_in_the_exported_graph_too():
+def test_dead_features_have_a_variance_of_zero_not_nan_in_torch_and_in_the_exported_graph():
     """An optimiser that takes 1e-12 for zero would divide zero by zero."""
-    from deepfusion_export import onnx as export
-
-    class Holder:
-        graph_module, size, width, name = Dead(), (4, 4), 5, "dead"
-
-    data = export.to_onnx(Holder(), 3)
-    outputs = OrtSession(data).run(np.zeros((1, 3, 4, 4), np.float32), np.ones((3, 5), np.float32))
+    defended = Defended(Dead())
+    outputs = FusedGraph(defended)(torch.rand(1, 3, 4, 4), torch.rand(3, 5))
+    assert float(outputs.feature_variance) == 0.0
+    session = OrtSession(to_onnx(defended, 3))
+    outputs = session.run(np.zeros((1, 3, 4, 4), np.float32), np.ones((3, 5), np.float32))
     assert outputs.feature_variance == 0.0

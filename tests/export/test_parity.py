@@ -19,7 +19,7 @@ def perturbed(graph: bytes, change) -> bytes:
 
 
 def check(case, graph):
-    return parity.check(graph, case.eroded, case.model.core, members=case.plan.members)
+    return parity.check(graph, case.defended, [case.model], members=case.plan.members)
 
 
 def test_an_honest_graph_passes_with_figures(case):
@@ -33,7 +33,7 @@ def test_an_honest_graph_passes_with_figures(case):
 
 def test_further_images_are_compared_too(case):
     images = np.full((2, 3, *case.model.size), 0.5, np.float32)
-    figures = parity.check(case.graph, case.eroded, case.model.core, members=1, images=images)
+    figures = parity.check(case.graph, case.defended, [case.model], members=1, images=images)
     assert figures.members == (1, 3)
     assert figures.cases == 12
 
@@ -47,10 +47,10 @@ def test_a_changed_weight_is_refused_by_name_distance_and_members(case, change):
 def test_a_graph_of_another_base_model_is_refused(case):
     class Other:
         def __call__(self, image):
-            return case.model.core(image).flip(1)
+            return case.model(image).flip(1)
 
     with pytest.raises(ParityError, match="base differs"):
-        parity.check(case.graph, case.eroded, Other(), members=1)
+        parity.check(case.graph, case.defended, [Other()], members=1)
 
 
 @pytest.mark.parametrize("output", sorted(parity.TOLERANCES))

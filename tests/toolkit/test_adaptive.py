@@ -6,13 +6,13 @@ from msgspec.structs import replace
 
 from deepfusion_edge.erosion import sample, stream_of
 from deepfusion_edge.errors import ModelError
-from deepfusion_edge.fusion import judge
+from deepfusion_edge.fusion import MEAN, judge
 from deepfusion_edge.policy import Level, follow
 from deepfusion_toolkit.adaptive import measure
 from deepfusion_toolkit.calibrate import calibrate
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.defence import Defended, run_members, verdicts
-from deepfusion_toolkit.plan import Plan
+from deepfusion_toolkit.plan import Base, Plan
 from deepfusion_toolkit.policy import allowance, limited
 from deepfusion_toolkit.surgery import erode, find_sites
 from deepfusion_toolkit.surgery.graph import trace
@@ -35,17 +35,19 @@ def eroded():
 def test_a_measure_is_what_the_devices_loop_would_do_frame_by_frame(eroded, tmp_path):
     data = folder.load(nets.random_folder(tmp_path / "data", each=30))
     judged = [
-        verdicts(eroded, data, members=m, thresholds=None, seed=5, shown=False) for m in (2, 4)
+        verdicts(Defended(eroded), data, members=m, thresholds=None, seed=5, shown=False)
+        for m in (2, 4)
     ]
     policy = limited(*judged, start=2, allowed=allowance(2, 4, 0.9, 1.6), rate=0.1)
     plan = Plan(
-        schema=1,
-        model="",
+        schema=2,
         classes=("a", "b"),
         height=eroded.size[0],
         width=eroded.size[1],
-        sites=eroded.sites,
+        bases=(Base("net", "", eroded.sites),),
+        preprocess=(),
         members=4,
+        fusion=MEAN,
         prefix_share=0.9,
         thresholds=calibrate(judged[1], 0.1),
         settings={},

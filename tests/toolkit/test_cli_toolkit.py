@@ -7,10 +7,13 @@ import sys
 import numpy as np
 import pytest
 
+from deepfusion_edge.fusion import RULES
 from deepfusion_toolkit import plan as plans
 from deepfusion_toolkit.cli import build_parser, main
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.models import load, save
+from deepfusion_toolkit.names import FUSIONS
+from deepfusion_toolkit.preprocess import spell
 from tests.toolkit import attack_nets as nets
 
 THREE, FOUR = "tests.toolkit.attack_nets:three", "tests.toolkit.attack_nets:four"
@@ -146,6 +149,7 @@ def test_craft_options_out_of_range(more, refused, data, tmp_path):
     [
         ("--eps", "0.5"),
         ("--members", "65"),
+        ("--preprocess", "blur"),
         ("--shared", "1"),
         ("--max-clean-drop", "nan"),
         ("--false-positive-rate", "0.6"),
@@ -157,6 +161,13 @@ def test_craft_options_out_of_range(more, refused, data, tmp_path):
 )
 def test_harden_options_out_of_range(more, refused, data, tmp_path):
     assert more[0] in refused(2, *harden(data, tmp_path, *more))
+
+
+def test_the_command_line_knows_the_devices_fusion_rules(data, tmp_path, capsys):
+    assert FUSIONS == RULES
+    with pytest.raises(SystemExit):
+        main([str(word) for word in harden(data, tmp_path, "--fusion", "majority")])
+    assert "median" in capsys.readouterr().err
 
 
 def test_training_needs_a_surrogate(refused, data, tmp_path):
@@ -184,16 +195,19 @@ def test_originals_that_are_not_there(refused, data, tmp_path):
 
 def test_a_plan_of_another_model(refused, capsys, tmp_path):
     squares = nets.squares(tmp_path / "squares", each=3)
-    quick = (*PLAN_ONLY, "--members", "2", "--max-clean-drop", "1")
+    quick = (*PLAN_ONLY, "--members", "2", "--max-clean-drop", "1", "--fusion", "median")
+    quick += ("--preprocess", "bits:5", "--preprocess", "median")
     assert main([str(a) for a in (*harden(squares, tmp_path, *quick), "--json")]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["held_out"] == 9
     plan = tmp_path / "h" / "plan.json"
-    plans.read(plan, load(str(tmp_path / "h" / "net.pt2")))
+    read = plans.read(plan, load(str(tmp_path / "h" / "net.pt2")))
+    assert read.fusion == "median"
+    assert list(map(spell, read.preprocess)) == ["bits:5", "median"]
     line = refused(4, *evaluate(squares, tmp_path, "--plan", plan, spec=THREE))
     assert "made for other weights than three" in line
     both = ("--plan", plan, "--target", THREE)
-    assert "2 targets" in refused(2, *evaluate(squares, tmp_path, *both))
+    assert "is for learner, not for three, three" in refused(4, *evaluate(squares, tmp_path, *both))
     plan.write_text("{}")
     assert "is no erosion plan" in refused(3, *evaluate(squares, tmp_path, "--plan", plan))
 

@@ -9,7 +9,7 @@ from deepfusion_edge.errors import InputError, ModelError
 from deepfusion_edge.fusion import Threshold, Thresholds
 from deepfusion_toolkit.data import Item, folder
 from deepfusion_toolkit.evaluate import evaluate, originals, predict
-from deepfusion_toolkit.plan import Plan, fingerprint
+from deepfusion_toolkit.plan import Base, Plan
 from deepfusion_toolkit.surgery import find_sites
 from deepfusion_toolkit.surgery.graph import trace
 from tests.toolkit import attack_nets as nets
@@ -138,13 +138,14 @@ def test_with_a_plan_the_target_is_judged_fused_too(limit, flagged, clean, tmp_p
     sites = find_sites(trace(model.core, model.size), ("activation",), {"activation": 0.05})
     one = Threshold(limit, None)
     plan = Plan(
-        schema=1,
-        model=fingerprint(model.core),
+        schema=2,
         classes=("r", "g", "b"),
         height=nets.SIDE,
         width=nets.SIDE,
-        sites=sites,
+        bases=(Base.of(model, sites),),
+        preprocess=(),
         members=16,
+        fusion="mean-probabilities",
         prefix_share=0.5,
         thresholds=Thresholds(one, Threshold(None, None), 0.01, 100),
         settings={},

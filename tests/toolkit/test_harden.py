@@ -45,7 +45,12 @@ def test_a_hardened_model_and_its_plan_belong_together(data, tmp_path):
     plan = harden(model, data, [public], tmp_path / "net.pt2", tmp_path / "plan.json", chosen)
     saved = load(str(tmp_path / "net.pt2"))
     assert plans.read(tmp_path / "plan.json", saved) == plan
-    assert plan.model == plans.fingerprint(saved.core) == plans.fingerprint(model.core) != before
+    assert (
+        plan.bases[0].model
+        == plans.fingerprint(saved.core)
+        == plans.fingerprint(model.core)
+        != before
+    )
     assert plans.fingerprint(public.core) == untouched
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "net.pt2", "plan.json"]
     assert plan.classes == ("a_red", "b_green", "c_blue")
@@ -81,7 +86,7 @@ def test_no_epochs_leave_the_weights_and_use_all_images(data, tmp_path):
     chosen = Settings(**{**QUICK, "false_positive_rate": 0}, epochs=0, max_clean_drop=1.0)
     plan = harden(model, data, [], tmp_path / "net.pt2", tmp_path / "plan.json", chosen)
     assert plan.thresholds is None
-    assert plan.model == before == plans.fingerprint(load(str(tmp_path / "net.pt2")).core)
+    assert plan.bases[0].model == before == plans.fingerprint(load(str(tmp_path / "net.pt2")).core)
     assert plan.figures["held_out"] == len(data) == 48
     assert plan.figures["accuracy"] == plan.figures["clean_accuracy_before"]
 

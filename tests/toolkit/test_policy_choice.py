@@ -1,7 +1,5 @@
 """A policy chosen to a cost: on synthetic scores, where new clean frames are easily had."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -121,9 +119,7 @@ def test_of_several_the_start_nearest_to_all_members_is_chosen(monkeypatch):
 
     monkeypatch.setattr(policies, "verdicts", judged)
     full = [Verdict(0, 0.9, "accept", float(n), 0.0, K) for n in range(300)]
-    found = policies.choose(
-        SimpleNamespace(eroded=None), None, full, members=K, prefix_share=0.93, rate=RATE, seed=0
-    )
+    found = policies.choose(None, None, full, members=K, prefix_share=0.93, rate=RATE, seed=0)
     assert asked == [2, 3, 4]
     assert found.start == 3
 

@@ -15,7 +15,7 @@ from deepfusion_toolkit import evaluate as judging
 from deepfusion_toolkit import sets as attacked
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.models import Classifier
-from deepfusion_toolkit.plan import Plan, fingerprint
+from deepfusion_toolkit.plan import Base, Plan, fingerprint
 from deepfusion_toolkit.sets import Origin
 from deepfusion_toolkit.study import Study, study
 from deepfusion_toolkit.surgery import find_sites
@@ -173,13 +173,14 @@ def test_a_fused_target_is_no_target_of_its_own(two, clean):
     sites = find_sites(trace(net.core, net.size), ("activation",), {"activation": 0.05})
     nothing = Threshold(None, None)
     plan = Plan(
-        schema=1,
-        model=fingerprint(net.core),
+        schema=2,
         classes=("r", "g", "b"),
         height=nets.SIDE,
         width=nets.SIDE,
-        sites=sites,
+        bases=(Base.of(net, sites),),
+        preprocess=(),
         members=4,
+        fusion="mean-probabilities",
         prefix_share=0.5,
         thresholds=Thresholds(nothing, nothing, 0.01, 100),
         settings={},

@@ -130,7 +130,7 @@ class Recording(Defended):
 
 
 def test_attackers_do_not_draw_what_judges_draw(defended):
-    recording = Recording(defended.eroded)
+    recording = Recording(*defended.bases)
     network = Fresh(recording, 2, seed=seed_of("query", 0))
     network.begin("a")
     network(torch.rand(1, 3, *defended.size))

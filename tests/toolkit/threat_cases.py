@@ -4,9 +4,10 @@ from functools import cache
 
 import torch
 
+from deepfusion_edge.fusion import MEAN
 from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.models import Classifier
-from deepfusion_toolkit.plan import Plan, fingerprint
+from deepfusion_toolkit.plan import Base, Plan
 from deepfusion_toolkit.surgery import erode, find_sites, prefix_share
 from deepfusion_toolkit.surgery.graph import trace
 from deepfusion_toolkit.threats import Case, Images, Jury, Settings
@@ -58,13 +59,14 @@ def defence(model, strength=0.0, thresholds=None, members=2):
     traced = trace(model.core, model.size)
     eroded = erode(model, find_sites(traced, ("activation",), {"activation": strength}))
     plan = Plan(
-        schema=1,
-        model=fingerprint(model.core),
+        schema=2,
         classes=tuple("abcd")[: model.classes],
         height=model.size[0],
         width=model.size[1],
-        sites=eroded.sites,
+        bases=(Base.of(model, eroded.sites),),
+        preprocess=(),
         members=members,
+        fusion=MEAN,
         prefix_share=prefix_share(eroded.graph_module),
         thresholds=thresholds,
         settings={},

@@ -64,15 +64,13 @@ def measure(defended: Defended, plan: Plan, dataset: Dataset, *, seed: int) -> A
     if plan.policy is None:
         raise ModelError("the plan has no policy", "make one with deepfusion harden")
     first = verdicts(
-        defended.eroded,
+        defended,
         dataset,
         members=plan.policy.start,
         thresholds=plan.policy.thresholds,
         seed=seed,
     )
-    full = verdicts(
-        defended.eroded, dataset, members=plan.members, thresholds=plan.thresholds, seed=seed
-    )
+    full = verdicts(defended, dataset, members=plan.members, thresholds=plan.thresholds, seed=seed)
     labels = [item.label for item in dataset.items]
     return compare(
         first,

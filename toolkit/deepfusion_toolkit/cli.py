@@ -1,4 +1,4 @@
-"""``deepfusion``: render, train, craft, evaluate, harden; heavy imports wait."""
+"""``deepfusion``: render, train, craft, evaluate, harden, join; heavy imports wait."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deepfusion_edge import console
 from deepfusion_toolkit import __version__, options
-from deepfusion_toolkit.names import ATTACKS, DEEP_FUSION, FAMILIES
+from deepfusion_toolkit.names import ATTACKS, DEEP_FUSION, FAMILIES, FUSIONS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     _evaluate(commands.add_parser("evaluate", help="judge attacked sets on targets"))
     _ablate(commands.add_parser("ablate", help="measure what each part of the attack earns"))
     _harden(commands.add_parser("harden", help="choose erosion and train a defended classifier"))
+    _join(commands.add_parser("join", help="one plan of several hardened classifiers"))
     return parser
 
 
@@ -112,7 +113,7 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
         dest="plan",
         type=Path,
         metavar="PLAN",
-        help="erosion plan of the (one) target: judge it fused as well",
+        help="erosion plan of the targets: judge them fused as well",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures")
@@ -166,6 +167,16 @@ def _harden(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--members", type=int, default=8, help="K (%(default)s)")
     parser.add_argument(
+        "--fusion", choices=FUSIONS, default=FUSIONS[0], help="of predictions (%(default)s)"
+    )
+    parser.add_argument(
+        "--preprocess",
+        action="append",
+        default=[],
+        metavar="STAGE",
+        help="before the network, in order: jpeg:QUALITY, bits:BITS, median, resize-pad:SHARE",
+    )
+    parser.add_argument(
         "--shared", type=float, default=0.5, help="least share of work in common (%(default)s)"
     )
     parser.add_argument(
@@ -182,6 +193,37 @@ def _harden(parser: argparse.ArgumentParser) -> None:
     _seed(parser)
     _json(parser)
     parser.set_defaults(run="harden")
+
+
+def _join(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", action="append", required=True, metavar="SPEC", help=f"{SPEC}; hardened"
+    )
+    parser.add_argument(
+        "--plan",
+        action="append",
+        type=Path,
+        required=True,
+        metavar="PLAN.JSON",
+        help="of each model, in the same order",
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help=f"what they were hardened on: {DATA}"
+    )
+    parser.add_argument(
+        "--unseen", action="store_true", help="no model saw these images: calibrate on all of them"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="plan to write (.json)")
+    parser.add_argument("--members", type=int, default=4, help="K of each model (%(default)s)")
+    parser.add_argument(
+        "--fusion", choices=FUSIONS, default=FUSIONS[0], help="of predictions (%(default)s)"
+    )
+    parser.add_argument(
+        "--false-positive-rate", type=float, default=0.01, help="of flags (%(default)s)"
+    )
+    _seed(parser)
+    _json(parser)
+    parser.set_defaults(run="join")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,6 +15,7 @@ from deepfusion_toolkit import ablate as ablation
 from deepfusion_toolkit import attacks, data, engines, journal, memory, models, parts, training
 from deepfusion_toolkit import craft as crafting
 from deepfusion_toolkit import harden as hardening
+from deepfusion_toolkit import join as joining
 from deepfusion_toolkit import plan as plans
 from deepfusion_toolkit import sets as attacked
 from deepfusion_toolkit import study as judging
@@ -214,11 +215,7 @@ def evaluate(args: argparse.Namespace) -> int:
     sets = attacked.load(args.data)
     clean = folder.load(args.clean) if args.clean else None
     targets = _models(args.target, sets[0].dataset)
-    if args.plan and len(targets) != 1:
-        raise UsageError(
-            f"--defence with {len(targets)} targets", "give the one target of the plan"
-        )
-    plan = plans.read(args.plan, targets[0]) if args.plan else None
+    plan = plans.read(args.plan, *targets) if args.plan else None
     result = judging.study(
         sets, clean, targets, plan=plan, seed=_seed(args), engine=engine, threads=args.threads
     )
@@ -252,6 +249,28 @@ def harden(args: argparse.Namespace) -> int:
         rows += [["shared work", f"{plan.prefix_share:.0%}"]]
         rows += [["rejection", words]] if (words := no_rejection(plan.thresholds)) else []
         table(f"{args.out} and {args.plan}", ["on held-out clean images", ""], rows)
+    return 0
+
+
+def join(args: argparse.Namespace) -> int:
+    """``deepfusion join``."""
+    if len(args.model) != len(args.plan):
+        raise UsageError(
+            f"{len(args.model)} models and {len(args.plan)} plans", "give one --plan for each model"
+        )
+    given = {f.name: getattr(args, f.name) for f in fields(joining.Settings)}
+    settings = joining.Settings(**{**given, "seed": _seed(args)})
+    dataset = folder.load(args.data)
+    loaded = _models(args.model, dataset)
+    read = [plans.read(path, model) for path, model in zip(args.plan, loaded, strict=True)]
+    plan = joining.join(loaded, read, dataset, args.out, settings)
+    if args.json:
+        _print({"plan": str(args.out), **plan.figures})
+    else:
+        rows = [[name.replace("_", " "), value] for name, value in plan.figures.items()]
+        rows += [["members", f"{len(plan.bases)}x{plan.members}"]]
+        rows += [["shared work", f"{plan.prefix_share:.0%}"]]
+        table(f"{args.out}", ["on held-out clean images", ""], rows)
     return 0
 
 

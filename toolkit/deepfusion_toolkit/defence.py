@@ -1,21 +1,28 @@
 """The defended model as the device runs it: K eroded members, fused, scored and judged."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from deepfusion_edge.erosion import Site, sample, stream_of
-from deepfusion_edge.fusion import TINY, Outputs, Thresholds, Verdict, judge
+from deepfusion_edge.fusion import MEAN, FusionRule, Outputs, Thresholds, Verdict, judge
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset
+from deepfusion_toolkit.fuse import fuse, relative_variance
+from deepfusion_toolkit.models import Classifier, largest_size, resized
+from deepfusion_toolkit.plan import Plan
+from deepfusion_toolkit.preprocess import Preprocessor, Stage
 from deepfusion_toolkit.report.terminal import progress
-from deepfusion_toolkit.surgery import ErodedModel
+from deepfusion_toolkit.surgery import ErodedModel, Seen, erode
 
 
 class Fused(NamedTuple):
-    """What a defence sees: fused [N, C] and members' [N, K, C] probabilities, variance [N]."""
+    """What a defence sees: fused [N, C] and members' [N, M, C] probabilities, variance [N].
+
+    The exported graph has one image and no dimension for it.
+    """
 
     fused: Tensor
     members: Tensor
@@ -23,20 +30,36 @@ class Fused(NamedTuple):
 
 
 class Defended(nn.Module):
-    """An eroded model and its fusion rule as one differentiable network.
+    """Preprocessing, eroded models and their fusion as one differentiable network.
 
-    The rule and the scores are those of ``deepfusion_edge.fusion``, which is the reference.
+    The rule and the scores are those of ``deepfusion_edge.fusion``, which is the reference. Each of
+    B bases runs K members, so M = B * K are fused, base after base; the feature variance is the
+    mean of the bases' own.
 
     Attributes:
         name: for messages.
-        size: of frames (height, width).
+        bases: the eroded models.
+        size: of frames (height, width): the largest input among the bases.
         sites: what the F columns of ``factors`` mean, in order.
     """
 
-    def __init__(self, eroded: ErodedModel) -> None:
+    def __init__(
+        self, *bases: ErodedModel, rule: FusionRule = MEAN, stages: Sequence[Stage] = ()
+    ) -> None:
         super().__init__()
-        self.eroded = eroded
-        self.name, self.size, self.sites = eroded.name, eroded.size, eroded.sites
+        self.bases = bases
+        self._registered = nn.ModuleList(bases)  # a tuple would hide their weights
+        self.rule, self.size = rule, largest_size(bases)
+        self.preprocess = Preprocessor(stages, self.size)
+        self.name = " + ".join(base.name for base in bases)
+        self.sites = tuple(site for base in bases for site in base.sites)
+        self.widths = [base.width for base in bases]
+
+    @classmethod
+    def of(cls, models: Sequence[Classifier], plan: Plan) -> "Defended":
+        """Erode the plan's models, given in its order, as the plan says."""
+        bases = (erode(m, b.sites) for m, b in zip(models, plan.bases, strict=True))
+        return cls(*bases, rule=plan.fusion, stages=plan.preprocess)
 
     def forward(self, images: Tensor, factors: Tensor) -> Fused:
         """Fuse the members of each image.
@@ -45,16 +68,35 @@ class Defended(nn.Module):
             images: [N, 3, H, W] in [0, 1].
             factors: [N, K, F], see ``draw``.
         """
-        count, members, width = factors.shape
+        count, members, _ = factors.shape
+        shown = self.prepared(images)
         # one image alone is broadcast at the first eroded layer: what is before runs once
-        shown = images if count == 1 else images.repeat_interleave(members, 0)
-        logits, features, *_ = self.eroded(shown, factors.reshape(-1, width))
-        probabilities = logits.softmax(1).view(count, members, -1)
-        features = features.view(count, members, -1)
-        mean = features.mean(1)
-        spread = features.var(1, correction=0).sum(1)
-        relative = spread / (mean.square().sum(1) + TINY)
-        return Fused(probabilities.mean(1), probabilities, relative)
+        shown = shown if count == 1 else shown.repeat_interleave(members, 0)
+        return self.combined(
+            Seen(
+                look.logits.unflatten(0, (count, members)),
+                look.features.unflatten(0, (count, members)),
+                (),
+            )
+            for look in self.look(shown, factors.flatten(0, 1))
+        )
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """From frames [N, 3, H, W] to what the bases see: resized to ``size``, all stages run."""
+        found: Tensor = self.preprocess(resized(images, self.size))
+        return found
+
+    def look(self, prepared: Tensor, factors: Tensor) -> list[Seen]:
+        """What each base's members see of images [1 or R, 3, *size] with factors [R, F]."""
+        own = factors.split(self.widths, -1)
+        return [base(prepared, rows) for base, rows in zip(self.bases, own, strict=True)]
+
+    def combined(self, seen: Iterable[Seen]) -> Fused:
+        """From what each base's K members see, [..., K, :], to what the defence sees."""
+        looks = list(seen)
+        members = torch.cat([look.logits.softmax(-1) for look in looks], -2)
+        variance = torch.stack([relative_variance(look.features) for look in looks]).mean(0)
+        return Fused(fuse(members, self.rule), members, variance)
 
     def draw(
         self, keys: Sequence[str], *, seed: int, members: int, stream: str = "evaluate"
@@ -75,7 +117,7 @@ def run_members(model: Defended, image: Tensor, *, seed: int, key: str, members:
 
 
 def verdicts(
-    model: ErodedModel,
+    defended: Defended,
     dataset: Dataset,
     *,
     members: int,
@@ -85,10 +127,9 @@ def verdicts(
 ) -> list[Verdict]:
     """Judge every image of a data set, in order, with factors of its own."""
     found = []
-    defended = Defended(model)
     with progress("fused predictions", len(dataset), shown=shown) as advance:
         for item in dataset.items:
-            image = folder.images_as_input(dataset, [item], *model.size)
+            image = folder.images_as_input(dataset, [item], *defended.size)
             outputs = run_members(defended, image, seed=seed, key=item.file, members=members)
             found.append(judge(outputs, thresholds))
             advance(1)

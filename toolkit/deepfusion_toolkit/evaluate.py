@@ -11,12 +11,11 @@ import torch
 from deepfusion_edge.errors import InputError
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset, Item, highest_label
-from deepfusion_toolkit.defence import verdicts
+from deepfusion_toolkit.defence import Defended, verdicts
 from deepfusion_toolkit.models import Classifier, require_same_classes
 from deepfusion_toolkit.plan import Plan
 from deepfusion_toolkit.report.terminal import progress
 from deepfusion_toolkit.statistics import Share, share
-from deepfusion_toolkit.surgery import erode
 
 BATCH = 32
 
@@ -67,12 +66,14 @@ class Judge:
 
     Attributes:
         name: for the result.
-        model: the classifier behind it.
+        models: the classifiers behind it: one, or those of the plan.
         fused: whether it is the defended form.
     """
 
-    def __init__(self, name: str, model: Classifier, look: Look, *, fused: bool) -> None:
-        self.name, self.model, self.fused = name, model, fused
+    def __init__(
+        self, name: str, models: Sequence[Classifier], look: Look, *, fused: bool = False
+    ) -> None:
+        self.name, self.models, self.fused = name, models, fused
         self._look = look
         self._known: dict[tuple[Path, str], Said] = {}
 
@@ -92,11 +93,13 @@ class Judge:
 
 
 def judges(targets: Sequence[Classifier], plan: Plan | None = None, seed: int = 0) -> list[Judge]:
-    """One judge for each target; with a plan, one more for the (first) target, fused."""
-    found = [Judge(m.name, m, _plain(m), fused=False) for m in targets]
+    """One judge for each target; with a plan, one more for all of them, fused."""
+    found = [Judge(m.name, [m], _plain(m)) for m in targets]
     if plan is not None:
-        name = f"{targets[0].name}, fused over {plan.members}"
-        found.append(Judge(name, targets[0], fused(targets[0], plan, seed), fused=True))
+        names = " + ".join(model.name for model in targets)
+        each = f"{len(targets)}x{plan.members}" if len(targets) > 1 else f"{plan.members}"
+        look = fused(targets, plan, seed)
+        found.append(Judge(f"{names}, fused over {each}", targets, look, fused=True))
     return found
 
 
@@ -108,7 +111,7 @@ def evaluate(
     plan: Plan | None = None,
     seed: int = 0,
 ) -> list[TargetResult]:
-    """Judge one set on each target; with a plan, the (one) target as a fused ensemble too.
+    """Judge one set on each target; with a plan, its models as a fused ensemble too.
 
     Raises:
         InputError, ModelError: data and targets do not fit.
@@ -159,13 +162,13 @@ def _plain(model: Classifier) -> Look:
     return lambda dataset: [Said(label) for label in predict(model, dataset)]
 
 
-def fused(model: Classifier, plan: Plan, seed: int, *, shown: bool = True) -> Look:
-    """Judge as the device does, by the plan's members."""
-    eroded = erode(model, plan.sites)
+def fused(models: Sequence[Classifier], plan: Plan, seed: int, *, shown: bool = True) -> Look:
+    """Judge as the device does, by the plan's members of its models."""
+    defended = Defended.of(models, plan)
 
     def look(dataset: Dataset) -> list[Said]:
         found = verdicts(
-            eroded,
+            defended,
             dataset,
             members=plan.members,
             thresholds=plan.thresholds,

@@ -15,14 +15,16 @@ from torch.nn import functional
 
 from deepfusion_edge.erosion import Kind, Site, sample, stream_of
 from deepfusion_edge.errors import ModelError, UsageError
+from deepfusion_edge.fusion import MEAN, FusionRule
 from deepfusion_toolkit import __version__, attacks
 from deepfusion_toolkit import plan as plans
 from deepfusion_toolkit.calibrate import calibrate, require_images
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset, highest_label
-from deepfusion_toolkit.defence import scaled, verdicts
+from deepfusion_toolkit.defence import Defended, scaled, verdicts
 from deepfusion_toolkit.models import Classifier, require_same_classes, save, smallest_side
 from deepfusion_toolkit.names import DEEP_FUSION
+from deepfusion_toolkit.preprocess import Stage, parse
 from deepfusion_toolkit.report.terminal import progress
 from deepfusion_toolkit.surgery import ErodedModel, erode, find_sites, prefix_share, share_before
 from deepfusion_toolkit.surgery.graph import adapt_batch_norm, trace
@@ -42,6 +44,8 @@ class Settings:
         steps: of the attack that makes them.
         epochs: of fine-tuning; 0 only chooses sites and strength, and calibrates.
         members: K.
+        fusion: how their predictions are fused.
+        preprocess: stages before the network, as ``preprocess.parse`` reads them.
         shared: least share of the multiply-adds that members have in common, in [0, 1).
         max_clean_drop: how much accuracy erosion may cost before training, in [0, 1].
         false_positive_rate: of the flags, on clean images; 0: no thresholds, nothing is flagged.
@@ -54,6 +58,8 @@ class Settings:
     steps: int = 10
     epochs: int = 6
     members: int = 8
+    fusion: FusionRule = MEAN
+    preprocess: Sequence[str] = ()
     shared: float = 0.5
     max_clean_drop: float = 0.02
     false_positive_rate: float = 0.01
@@ -63,6 +69,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         attacks.Settings(eps=self.eps, steps=self.steps)
+        _ = self.stages
         for name, value, low, high in (
             ("epochs", self.epochs, 0, 1000),
             ("members", self.members, 1, 64),
@@ -76,6 +83,11 @@ class Settings:
                 raise UsageError(
                     f"{name} must be in [{low}, {high}], is {value}", f"change --{name}"
                 )
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The preprocessing, read."""
+        return tuple(map(parse, self.preprocess))
 
 
 def harden(
@@ -103,30 +115,33 @@ def harden(
     before = accuracy(model, pixels, labels)
     sites = choose(model, pixels, labels, before, settings)
     eroded = erode(model, sites)
+    defended = Defended(eroded, rule=settings.fusion, stages=settings.stages)
     figures: dict[str, float | int] = {"clean_accuracy_before": before, "held_out": len(held_out)}
     if training:
         examples = transfer_examples(surrogates, kept, settings)
-        _fine_tune(eroded, kept, examples, settings)
+        _fine_tune(defended, eroded, kept, examples, settings)
         _require_shared_weights(model, eroded)
     judged = verdicts(
-        eroded, held_out, members=settings.members, thresholds=None, seed=settings.seed
+        defended, held_out, members=settings.members, thresholds=None, seed=settings.seed
     )
     hits = sum(v.label == i.label for v, i in zip(judged, held_out.items, strict=True))
     figures |= {"fused_accuracy": hits / len(held_out), "accuracy": accuracy(model, pixels, labels)}
     save(model.core, model.size, out)
     thresholds = calibrate(judged, rate) if rate else None
     plan = plans.Plan(
-        schema=1,
-        model=plans.fingerprint(model.core),
+        schema=2,
         classes=classes,
         height=model.size[0],
         width=model.size[1],
-        sites=sites,
+        bases=(plans.Base.of(model, sites),),
+        preprocess=settings.stages,
         members=settings.members,
+        fusion=settings.fusion,
         prefix_share=prefix_share(eroded.graph_module),
         thresholds=thresholds,
         settings={
             **asdict(settings),
+            "preprocess": list(settings.preprocess),
             "version": __version__,
             "torch": str(torch.__version__),
             "surrogates": [s.name for s in surrogates],
@@ -151,7 +166,8 @@ def choose(
     with progress("choosing erosion strength", len(LADDER)) as advance:
         for factor in LADDER:
             sites = scaled(late, factor)
-            fused = _fused_accuracy(erode(model, sites), pixels, labels, settings)
+            tried = Defended(erode(model, sites), rule=settings.fusion, stages=settings.stages)
+            fused = _fused_accuracy(tried, pixels, labels, settings)
             advance(1)
             if fused >= before - settings.max_clean_drop:
                 return sites
@@ -159,17 +175,17 @@ def choose(
 
 
 def _fused_accuracy(
-    eroded: ErodedModel, pixels: Tensor, labels: Tensor, settings: Settings
+    defended: Defended, pixels: Tensor, labels: Tensor, settings: Settings
 ) -> float:
     hits = 0
     with torch.no_grad():
         for index, (pixel, label) in enumerate(zip(pixels, labels, strict=True)):
             stream = stream_of("choose", index)
             factors = sample(
-                eroded.sites, seed=settings.seed, stream=stream, members=settings.members
+                defended.sites, seed=settings.seed, stream=stream, members=settings.members
             )
-            seen = eroded(pixel[None] / 255, torch.from_numpy(factors))
-            hits += int(seen.logits.softmax(1).mean(0).argmax() == label)
+            seen = defended(pixel[None] / 255, torch.from_numpy(factors)[None])
+            hits += int(seen.fused.argmax() == label)
     return hits / len(labels)
 
 
@@ -205,7 +221,11 @@ def transfer_examples(
 
 
 def _fine_tune(
-    eroded: ErodedModel, dataset: Dataset, examples: dict[str, Tensor], settings: Settings
+    defended: Defended,
+    eroded: ErodedModel,
+    dataset: Dataset,
+    examples: dict[str, Tensor],
+    settings: Settings,
 ) -> None:
     """Clean and attacked images in equal parts, the perturbation scaled at random, erosion on."""
     pixels, labels = pixels_of(dataset, eroded.size)
@@ -236,7 +256,8 @@ def _fine_tune(
                 factors = sample(
                     eroded.sites, seed=settings.seed, stream=stream, members=len(images)
                 )
-                logits = eroded(images, torch.from_numpy(factors)).logits
+                seen = eroded(defended.prepared(images), torch.from_numpy(factors))
+                logits = seen.logits
                 loss = functional.cross_entropy(logits, labels[chosen].repeat(2))
                 if not torch.isfinite(loss):
                     raise ModelError(

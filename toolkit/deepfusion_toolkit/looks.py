@@ -25,7 +25,7 @@ class Glance:
 
 @dataclass(frozen=True)
 class LookJob:
-    """Judge images by plain targets, and by the first one's fused form if there is a plan."""
+    """Judge images by plain targets, and if there is a plan by all of them, fused."""
 
     targets: tuple[Source, ...]
     plan: Plan | None
@@ -36,9 +36,10 @@ class LookJob:
 
         @cache
         def look(number: int) -> Look:
-            model = self.targets[number % len(self.targets)].load()
-            if number >= len(self.targets) and self.plan is not None:
-                return fused(model, self.plan, self.seed, shown=False)
+            if number == len(self.targets) and self.plan is not None:
+                loaded = [target.load() for target in self.targets]
+                return fused(loaded, self.plan, self.seed, shown=False)
+            model = self.targets[number].load()
             return lambda dataset: [Said(label) for label in predict(model, dataset, shown=False)]
 
         return lambda glance, _notify: look(glance.judge)(glance.dataset)
@@ -82,7 +83,7 @@ def looked_at(
     def answers(number: int) -> Look:
         return lambda shown: [known[number, shown.root.absolute(), i.file] for i in shown.items]
 
-    return [Judge(j.name, j.model, answers(n), fused=j.fused) for n, j in enumerate(asked)]
+    return [Judge(j.name, j.models, answers(n), fused=j.fused) for n, j in enumerate(asked)]
 
 
 def _glances(number: int, pairs: Sequence[tuple[Dataset, Dataset | None]]) -> list[Glance]:

@@ -10,6 +10,7 @@ GEOMETRIC = ("di", "turn", "bsr")
 TRANSFORMS = (*GEOMETRIC, "si", "admix")
 FAMILIES = ("residual", "depthwise", "fire", "dense", "plain", "wide")
 """Of the small nets that ``deepfusion train`` makes."""
+FUSIONS = ("mean-probabilities", "mean-logits", "trimmed-mean", "median")
 ENGINES = ("local", "processes", "ray")
 THREATS = ("transfer", "transfer-aware", "white-box", "query")
 KINDS = ("skip", "activation", "norm")

@@ -96,7 +96,7 @@ def choose(
     """
     found = []
     for start in starts(members, prefix_share, rate=rate, goal=goal):
-        first = verdicts(defended.eroded, held_out, members=start, thresholds=None, seed=seed)
+        first = verdicts(defended, held_out, members=start, thresholds=None, seed=seed)
         allowed = allowance(start, members, prefix_share, goal)
         policy = limited(first, full, start=start, allowed=allowed, rate=rate)
         seen = looks(first, full, policy, members)

@@ -80,13 +80,13 @@ def study(
     engine: Engine | None = None,
     threads: int | None = None,
 ) -> Study:
-    """Judge every set on every target; with a plan, the (one) target as a fused ensemble too.
+    """Judge every set on every target; with a plan, the targets as one fused ensemble too.
 
     Args:
         sets: at least one.
         clean: the originals of all of them; each is judged once for each target.
         targets: at least one.
-        plan: of the one target.
+        plan: of all the targets, in its order.
         seed: of erosion factors.
         engine: where models look at images; None: in this process.
         threads: of torch in each process; None: the engine's choice.
@@ -128,7 +128,7 @@ def _judged(
                 msgspec.structs.replace(
                     judge.result(one.dataset, before),
                     name=name,
-                    white_box=one.origin.used(judge.model.name, hashes[id(judge.model)]),
+                    white_box=any(one.origin.used(m.name, hashes[id(m)]) for m in judge.models),
                 )
                 for judge, name in zip(asked, names, strict=True)
             ]

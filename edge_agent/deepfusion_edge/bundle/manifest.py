@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from deepfusion_edge.erosion import Site
+from deepfusion_edge.erosion import MAX_BASES, Site
 from deepfusion_edge.errors import TrustError
-from deepfusion_edge.fusion import Thresholds
+from deepfusion_edge.fusion import FusionRule, Thresholds
 from deepfusion_edge.policy import Policy
 
 SCHEMA = 1
@@ -49,10 +49,16 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Erosion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where and how strongly members are eroded, how many there are, and how factors are drawn."""
+    """Where and how strongly members are eroded, how many there are, and how factors are drawn.
+
+    Attributes:
+        members: K, the rows of factors: so many members of each base are fused.
+        bases: how many base models the graph holds.
+    """
 
     sites: Annotated[tuple[Site, ...], Meta(min_length=1, max_length=10_000)]
     members: Annotated[int, Meta(ge=1, le=64)]
+    bases: Annotated[int, Meta(ge=1, le=MAX_BASES)] = 1
     sampler: Literal["philox4x64-raw-1"] = "philox4x64-raw-1"
 
 
@@ -80,7 +86,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
     preprocess: Preprocess
     erosion: Erosion
-    fusion: Literal["mean-probabilities"]
+    fusion: FusionRule
     thresholds: Thresholds | None
     tolerance: Annotated[float, Meta(gt=0.0, le=0.1)]
     files: Annotated[tuple[Part, ...], Meta(min_length=2, max_length=64)]

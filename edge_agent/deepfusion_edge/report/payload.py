@@ -1,7 +1,8 @@
 """Events as versioned JSON (schema 1): what subscribers read. Pure.
 
-A decision holds all it takes to replay it: the bundle's digest, source and frame, and
-``erosion.sample(sites, seed=seed, stream=stream, members=members)`` gives the factors used.
+A decision holds all it takes to replay it: the bundle's digest, source and frame; with the bundle's
+sites and bases, ``erosion.sample(sites, seed=seed, stream=stream, members=members // bases)`` gives
+the factors used.
 """
 
 import datetime as dt
@@ -63,7 +64,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": 
         confidence: its fused probability.
         state: ``accept``, ``suspect`` or ``reject``.
         disagreement: in nats.
-        members: how many gave this verdict; a policy may run fewer than the bundle's K.
+        members: how many gave this verdict, those of all bases together; a policy may run fewer
+            than the bundle has.
         latency_ms: from the frame's bytes to the verdict.
     """
 

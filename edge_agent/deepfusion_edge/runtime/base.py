@@ -10,7 +10,10 @@ from deepfusion_edge.fusion import Outputs
 
 INPUTS = ("image", "factors")
 OUTPUTS = ("fused", "members", "feature_variance")
-"""Names in the exported graph: image [1, 3, H, W] and factors [K, F] in; [C], [K, C] and [] out."""
+"""Names in the exported graph: image [1, 3, H, W] and factors [K, F] in; [C], [M, C] and [] out.
+
+M is K times the number of base models in the graph.
+"""
 
 
 class Session(Protocol):

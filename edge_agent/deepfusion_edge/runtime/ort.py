@@ -79,10 +79,17 @@ class OrtSession:
             fused, members, variance = self._session.run(list(OUTPUTS), feeds)
         except Exception as error:  # its exceptions share no base class but this one
             raise ModelError(f"the model does not run: {_line(error)}", _REPLACE) from error
-        if fused.ndim != 1 or members.shape != (len(factors), *fused.shape) or variance.size != 1:
+        rows, rest = divmod(len(members), len(factors)) if members.ndim else (0, 0)
+        if (
+            fused.ndim != 1
+            or members.shape[1:] != fused.shape
+            or not rows
+            or rest
+            or variance.size != 1
+        ):
             raise ModelError(
-                f"outputs have the shapes {fused.shape}, {members.shape}, {variance.shape},"
-                " not [C], [K, C], []",
+                f"outputs have the shapes {fused.shape}, {members.shape}, {variance.shape}"
+                f" for K = {len(factors)}, not [C], [a multiple of K, C], []",
                 _REPLACE,
             )
         if not all(np.isfinite(value).all() for value in (fused, members, variance)):

@@ -28,6 +28,13 @@ class Normalised(nn.Module):
         return self.net((image - self.mean) / self.std)  # type: ignore[no-any-return]
 
 
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize [N, 3, H, W] to (height, width), differentiably, as Pillow does."""
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return functional.interpolate(image, size, mode="bilinear", antialias=True)
+
+
 class Classifier(nn.Module):
     """A frozen network with RGB inputs in [0, 1].
 
@@ -66,10 +73,8 @@ class Classifier(nn.Module):
         self.classes = int(logits.shape[1])
 
     def fit(self, image: Tensor) -> Tensor:
-        """Resize [N, 3, H, W] to the model's own size, differentiably, as Pillow does."""
-        if tuple(image.shape[-2:]) == self.size:
-            return image
-        return functional.interpolate(image, self.size, mode="bilinear", antialias=True)
+        """Resize [N, 3, H, W] to the model's own size."""
+        return resized(image, self.size)
 
     def forward(self, image: Tensor) -> Tensor:
         """RGB [N, 3, H, W] in [0, 1], any H and W -> logits [N, C]."""

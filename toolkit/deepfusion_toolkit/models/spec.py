@@ -6,7 +6,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import library, nn
@@ -15,6 +15,13 @@ from deepfusion_edge.errors import ModelError, UsageError
 from deepfusion_toolkit.models import zoo
 from deepfusion_toolkit.models.classifier import Classifier, Normalised
 from deepfusion_toolkit.surgery.graph import quiet
+
+
+class Sized(Protocol):
+    """Anything with an input size (height, width)."""
+
+    size: tuple[int, int]
+
 
 FORMS = "a .pt2 file, timm:NAME, module.path:factory, or one of " + ", ".join(zoo.NAMES)
 
@@ -157,6 +164,11 @@ def _from_factory(spec: str, image_size: tuple[int, int] | None) -> Classifier:
 def smallest_side(models: Sequence[Classifier]) -> int:
     """Return the shortest side of the models' inputs, in pixels."""
     return min(min(model.size) for model in models)
+
+
+def largest_size(models: Sequence[Sized]) -> tuple[int, int]:
+    """Return the smallest (height, width), in pixels, that no model's input exceeds."""
+    return max(m.size[0] for m in models), max(m.size[1] for m in models)
 
 
 def require_same_classes(

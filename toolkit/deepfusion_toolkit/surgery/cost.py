@@ -36,21 +36,22 @@ def share_before(traced: Traced, sites: Sequence[Site]) -> float:
 
 
 def members_cost(members: int, prefix_share: float) -> float:
-    """Multiply-adds of so many members in one graph, in plain inferences."""
+    """Multiply-adds of so many members in one graph, in plain inferences (of each base once)."""
     return 1 + (members - 1) * (1 - prefix_share)
 
 
-def prefix_share(module: torch.fx.GraphModule) -> float:
-    """Share of multiply-adds before the first eroded site, in [0, 1], of a graph made by ``erode``.
+def prefix_share(*modules: torch.fx.GraphModule) -> float:
+    """Share of multiply-adds before the first eroded site, in [0, 1], of graphs made by ``erode``.
 
     See ``members_cost`` for what it saves.
     """
     total = shared = 0
-    member: set[Node] = set()
-    for node in module.graph.nodes:
-        if node.target == "factors" or any(a in member for a in node.all_input_nodes):
-            member.add(node)
-        work = multiply_adds(node)
-        total += work
-        shared += 0 if node in member else work
+    for module in modules:
+        member: set[Node] = set()
+        for node in module.graph.nodes:
+            if node.target == "factors" or any(a in member for a in node.all_input_nodes):
+                member.add(node)
+            work = multiply_adds(node)
+            total += work
+            shared += 0 if node in member else work
     return shared / total if total else 0.0

@@ -18,7 +18,7 @@ from deepfusion_toolkit import attacks
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.plan import Plan
 from deepfusion_toolkit.statistics import Mean
-from deepfusion_toolkit.surgery import ErodedModel, Seen
+from deepfusion_toolkit.surgery import ErodedModel, Seen, members_cost
 from deepfusion_toolkit.threats.case import Attack, Case, Images
 from deepfusion_toolkit.threats.network import FusedNetwork, PlainNetwork, seed_of
 from deepfusion_toolkit.threats.outcome import Flags, mean_of
@@ -88,7 +88,7 @@ def forms(case: Case, ensemble: Sequence[Classifier]) -> list[Form]:
 
 def cost(plan: Plan, members: int) -> float:
     """Plain inferences that K members cost, by multiply-adds: what they share runs once."""
-    return 1 + (members - 1) * (1 - plan.prefix_share)
+    return members_cost(members, plan.prefix_share)
 
 
 def compare(

@@ -22,7 +22,6 @@ from deepfusion_toolkit.models import Classifier, require_same_classes
 from deepfusion_toolkit.report import write_html
 from deepfusion_toolkit.report.threat_tables import print_threats
 from deepfusion_toolkit.report.threats import page_of
-from deepfusion_toolkit.surgery import erode
 from deepfusion_toolkit.threats.attackers import Attackers
 from deepfusion_toolkit.threats.case import Images
 from deepfusion_toolkit.threats.settings import Settings
@@ -48,15 +47,16 @@ def run(args: argparse.Namespace, seed: int, load: Load) -> int:
     require_same_classes(loaded, dataset.classes, highest_label(dataset))
     models = iter(loaded)
     groups = [[next(models) for _ in part] for part in specs]
-    (target,), surrogates, hardened, ensemble, undefended = groups
-    plan = plans.read(args.plan, target)
-    clean = images_of(dataset, target.size)
+    targets, surrogates, hardened, ensemble, undefended = groups
+    plan = plans.read(args.plan, *targets)
+    defended = Defended.of(targets, plan)
+    clean = images_of(dataset, defended.size)
     numbers = {key: n for n, key in enumerate(clean.keys)}
     chosen = folder.subset(dataset, limit=settings.limit, seed=seed)
-    given = list(_given(args.data, dataset, target.size, numbers))
+    given = list(given_sets(args.data or (), dataset, defended.size, numbers))
     found = study(
-        target,
-        Defended(erode(target, plan.sites)),
+        targets[0],
+        defended,
         plan,
         clean,
         [numbers[item.file] for item in chosen.items],
@@ -91,8 +91,8 @@ def images_of(dataset: Dataset, size: tuple[int, int]) -> Images:
     return Images(pixels, labels.tolist(), [item.file for item in dataset.items])
 
 
-def _given(
-    paths: Sequence[Path] | None,
+def given_sets(
+    paths: Sequence[Path],
     clean: Dataset,
     size: tuple[int, int],
     numbers: dict[str, int],
@@ -118,11 +118,6 @@ def _require(args: argparse.Namespace) -> None:
     rules = [
         (args.plan is not None, "--threat without --defence", "give the erosion plan"),
         (args.clean is not None, "--threat without --clean", "give the clean test images"),
-        (
-            len(args.target) == 1,
-            f"--threat with {len(args.target)} targets",
-            "give the one target of the plan",
-        ),
         (args.engine == "local", f"--threat with --engine {args.engine}", "leave --engine out"),
         (args.ablation is None, "--threat with --ablation", "leave it out, --forms compares"),
         (

@@ -147,8 +147,8 @@ def fixed(defended: Defended, members: int, *, seed: int) -> Classifier:
 def defended_like(plan: Plan, model: Classifier) -> Defended:
     """What an attacker who knows the defence makes of a model of its own.
 
-    The plan's kinds of erosion at the plan's strengths, from about the plan's split point on; a
-    model without these kinds gets its activations eroded.
+    The plan's preprocessing, fusion rule and kinds of erosion at the plan's strengths, from about
+    the plan's split point on; a model without these kinds gets its activations eroded.
     """
     traced = trace(model.core, model.size)
     available = {found.kind for found in find(traced)}
@@ -158,7 +158,8 @@ def defended_like(plan: Plan, model: Classifier) -> Defended:
     kinds: set[Kind] = set(strength) & available or {"activation"}
     usual = max(strength.values())
     sites = find_sites(traced, kinds, {kind: strength.get(kind, usual) for kind in kinds})
-    return Defended(erode(model, _late(traced, sites, plan.prefix_share)))
+    late = _late(traced, sites, plan.prefix_share)
+    return Defended(erode(model, late), rule=plan.fusion, stages=plan.preprocess)
 
 
 def _late(traced: Traced, sites: tuple[Site, ...], shared: float) -> tuple[Site, ...]:

@@ -126,7 +126,8 @@ class _Evaluation:
         clean = clean_of(self.judged.judged, self.judged.undefended, self.clean.labels, rate)
         surrogates = [*self.attackers.surrogates, *self.attackers.hardened]
         before = self.attackers.undefended
-        grey = [m.name for m in surrogates if fingerprint(m.core) == plan.model]
+        own = {base.model for base in plan.bases}
+        grey = [m.name for m in surrogates if fingerprint(m.core) in own]
         found = ThreatStudy(
             schema=1,
             target=case.plain.name,

@@ -12,6 +12,8 @@ FAMILIES = ("residual", "depthwise", "fire", "dense", "plain", "wide")
 """Of the small nets that ``deepfusion train`` makes."""
 ENGINES = ("local", "processes", "ray")
 THREATS = ("transfer", "transfer-aware", "white-box", "query")
+METHODS = ("transfer", "adversarial", "distillation")
+"""Ways to train a defended model."""
 KINDS = ("skip", "activation", "norm")
 PARTS = (
     "steps", "step_size", "decay", "nesterov", "loss", "group", "erosion", "kinds", "residual",

@@ -1,35 +1,80 @@
 """Hardening on three colours of squares: plan and weights belong together, and each rule bites."""
 
+import json
+from dataclasses import replace
 from functools import cache
 
+import msgspec
 import pytest
 import torch
 
 from deepfusion_edge.errors import InputError, ModelError, UsageError
 from deepfusion_toolkit import attacks
-from deepfusion_toolkit import harden as hardening
 from deepfusion_toolkit import plan as plans
-from deepfusion_toolkit.attacks import prepare
 from deepfusion_toolkit.data import folder
-from deepfusion_toolkit.harden import Settings, choose, harden, transfer_examples
-from deepfusion_toolkit.models import load
+from deepfusion_toolkit.files import write_bytes
+from deepfusion_toolkit.harden import Settings, budget, harden, places, run, training
+from deepfusion_toolkit.harden.search import Grid
+from deepfusion_toolkit.models import load, save
+from deepfusion_toolkit.report.hardening import page_of
 from deepfusion_toolkit.surgery import erode, find_sites
 from deepfusion_toolkit.surgery.graph import trace
 from deepfusion_toolkit.training import accuracy, pixels_of, split
 from tests.toolkit import attack_nets as nets
 
-QUICK = {"steps": 2, "members": 4, "crafted": 20, "false_positive_rate": 0.5}
+QUICK = Settings(
+    steps=1, members=4, crafted=24, false_positive_rate=0.5, max_clean_drop=1.0, max_cost=64,
+    epochs=2,
+)  # fmt: skip
+
+
+ONE = replace(QUICK, epochs=1)
+_prepare = attacks.prepare
 
 
 @cache
-def prepared(settings):
-    return prepare([nets.classifier(nets.public)], settings)
+def surgery():
+    """What torch.export takes its time for, once: the model with its plans, and a surrogate."""
+    model = nets.classifier(nets.learner)
+    grid = Grid.of(model, places.tails(model, 0.5)[:1], replace(QUICK, members=None))
+    plain = replace(attacks.Settings(), erosion=0.0, feature_weight=0.0)
+    public = nets.classifier(nets.public)
+    return model, grid, public, _prepare([public], plain)
 
 
-@pytest.fixture
-def trace_once(monkeypatch):
-    """Surgery takes longer than the attack: do it once for the same settings."""
-    monkeypatch.setattr(attacks, "prepare", lambda _models, settings: prepared(settings))
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """One place, one strength, two plain sources; models are saved as their fingerprint."""
+    model, grid, _, prepared = surgery()
+    budget.restore([*model.core.parameters(), *model.core.buffers()], FIRST)
+    at = "deepfusion_toolkit.harden."
+    monkeypatch.setattr(at + "search.LADDER", (1.0,))
+    monkeypatch.setattr(at + "search.WEAK", ())
+    monkeypatch.setattr(at + "pool.TOGETHER", (("mi", 1),))
+    monkeypatch.setattr(at + "pool.ALONE", (("fgsm", 1),))
+    monkeypatch.setattr(attacks, "prepare", lambda _models, _settings: prepared)
+    monkeypatch.setattr(run, "tails", lambda *_: ())
+    monkeypatch.setattr(run, "save", fake_save)
+    monkeypatch.setattr(
+        Grid,
+        "of",
+        lambda _model, _tails, settings: replace(
+            grid, members=(settings.members,), max_cost=settings.max_cost
+        ),
+    )
+
+
+def fake_save(core, _size, path):
+    write_bytes(path, plans.fingerprint(core).encode())
+
+
+def learner():
+    net = nets.learner()
+    return [*net.parameters(), *net.buffers()]
+
+
+FIRST = learner()
+UNTOUCHED = plans.fingerprint(nets.learner())
 
 
 @pytest.fixture
@@ -37,133 +82,169 @@ def data(tmp_path):
     return folder.load(nets.squares(tmp_path / "data", each=16))
 
 
-def test_a_hardened_model_and_its_plan_belong_together(data, tmp_path):
-    model, public = nets.classifier(nets.learner), nets.classifier(nets.public)
-    before, untouched = plans.fingerprint(model.core), plans.fingerprint(public.core)
-    # any drop is allowed, so the first strength is taken and one surgery is enough
-    chosen = Settings(**QUICK, epochs=10, rate=2e-2, max_clean_drop=1.0)
-    plan = harden(model, data, [public], tmp_path / "net.pt2", tmp_path / "plan.json", chosen)
-    saved = load(str(tmp_path / "net.pt2"))
-    assert plans.read(tmp_path / "plan.json", saved) == plan
-    assert (
-        plan.bases[0].model
-        == plans.fingerprint(saved.core)
-        == plans.fingerprint(model.core)
-        != before
-    )
-    assert plans.fingerprint(public.core) == untouched
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "net.pt2", "plan.json"]
+def hardened(data, place, settings=QUICK, others=None, **more):
+    model, _, public, _ = surgery()
+    budget.restore([*model.core.parameters(), *model.core.buffers()], FIRST)
+    others = [public] if others is None else others
+    return model, harden(model, data, others, place / "m.pt2", place / "p.json", settings, **more)
+
+
+def test_a_hardened_model_and_its_plan_belong_together(data, tmp_path, monkeypatch):
+    settings = replace(QUICK, epochs=8, rate=2e-2)
+    monkeypatch.setattr(run, "save", save)
+    model, result = hardened(data, tmp_path / "h", settings)
+    saved, plan = load(str(tmp_path / "h" / "m.pt2")), result.plan
+    assert plans.read(tmp_path / "h" / "p.json", saved) == plan
+    own = plan.bases[0].model
+    assert own == plans.fingerprint(saved.core) == plans.fingerprint(model.core) != UNTOUCHED
+    assert sorted(p.name for p in (tmp_path / "h").iterdir()) == ["m.pt2", "m.work", "p.json"]
     assert plan.classes == ("a_red", "b_green", "c_blue")
     assert (plan.height, plan.width, plan.members) == (16, 16, 4)
-    assert plan.prefix_share >= chosen.shared
-    assert plan.settings["epochs"] == 10
+    assert plan.prefix_share >= settings.shared
     assert plan.settings["surrogates"] == ["public"]
     parts = split(data)
     assert plan.figures["held_out"] == len(parts.held_out) == plan.thresholds.calibration_images
     pixels, labels = pixels_of(parts.held_out, saved.size)
     assert plan.figures["accuracy"] == accuracy(saved, pixels, labels) == 1.0
     assert plan.figures["clean_accuracy_before"] < 1.0
-    assert plan.figures["fused_accuracy"] == 1.0
-    assert plan.thresholds.disagreement.suspect is not None
+    assert plan.figures["fused_accuracy"] > 0.8
+    assert plan.figures["cost"] == pytest.approx(1 + 3 * (1 - plan.prefix_share))
     assert not any(p.requires_grad for p in model.parameters())
+    said = result.as_json()
+    assert said["chosen"] in said["pareto"]
+    page = page_of(result, "learner", data)
+    for words in ("mi on public", "fgsm on public", "AUROC", "Plans that no other one beats"):
+        assert words in page
 
 
-@pytest.mark.usefixtures("trace_once")
-def test_one_epoch_runs_and_the_same_seed_gives_the_same_weights(data, tmp_path):
-    found = []
-    for number, seed in enumerate((0, 0)):
-        model = nets.classifier(nets.learner)
-        place = tmp_path / str(number)
-        chosen = Settings(**QUICK, epochs=1, max_clean_drop=1.0, seed=seed)
-        public = nets.classifier(nets.public)
-        found.append(harden(model, data, [public], place / "m.pt2", place / "p.json", chosen))
-    assert found[0] == found[1]
+def test_a_resumed_run_is_a_straight_one(data, tmp_path, monkeypatch):
+    settings = replace(QUICK, epochs=3)
+    hardened(data, tmp_path / "straight", settings)
+    epoch, seen = training.examine, []
+
+    def stop(*args):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(args)
+        return epoch(*args)
+
+    cut = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "examine", stop)
+        with pytest.raises(KeyboardInterrupt):
+            hardened(data, cut, settings)
+    assert sorted(p.name for p in cut.iterdir()) == ["m.work"]
+    assert sorted(p.name for p in (cut / "m.work").iterdir()) == ["checkpoint.pt", "pool"]
+    pool = {p: p.stat().st_mtime_ns for p in (cut / "m.work" / "pool").iterdir()}
+    _, resumed = hardened(data, cut, settings, resume=True)
+    assert [e.number for e in resumed.epochs] == [1, 2, 3]
+    assert (cut / "p.json").read_bytes() == (tmp_path / "straight" / "p.json").read_bytes()
+    assert pool == {p: p.stat().st_mtime_ns for p in (cut / "m.work" / "pool").iterdir()}
+
+    _, cheaper = hardened(data, cut, replace(settings, members=2), resume=True)
+    assert (
+        cheaper.plan.bases[0].model == resumed.plan.bases[0].model
+    )  # what counts after training may change
+    with pytest.raises(UsageError, match=r"begun with eps 16\.0, this one has 8\.0"):
+        hardened(data, cut, replace(settings, eps=8.0), resume=True)
+    (cut / "m.work" / "checkpoint.pt").write_bytes(b"PK none")
+    with pytest.raises(InputError, match=r"checkpoint\.pt is damaged"):
+        hardened(data, cut, settings, resume=True)
+
+
+def test_a_broken_file_of_the_pool_is_crafted_again(data, tmp_path):
+    _, first = hardened(data, tmp_path, QUICK)
+    for file in (tmp_path / "m.work" / "pool").iterdir():
+        file.write_bytes(file.read_bytes()[:200])
+    assert hardened(data, tmp_path, QUICK)[1].plan == first.plan
 
 
 def test_no_epochs_leave_the_weights_and_use_all_images(data, tmp_path):
-    model = nets.classifier(nets.learner)
-    before = plans.fingerprint(model.core)
-    chosen = Settings(**{**QUICK, "false_positive_rate": 0}, epochs=0, max_clean_drop=1.0)
-    plan = harden(model, data, [], tmp_path / "net.pt2", tmp_path / "plan.json", chosen)
-    assert plan.thresholds is None
-    assert plan.bases[0].model == before == plans.fingerprint(load(str(tmp_path / "net.pt2")).core)
-    assert plan.figures["held_out"] == len(data) == 48
-    assert plan.figures["accuracy"] == plan.figures["clean_accuracy_before"]
-
-
-def test_the_strongest_erosion_that_keeps_accuracy_is_chosen(data, monkeypatch):
-    model = nets.classifier(nets.learner)
-    pixels, labels = pixels_of(data, model.size)
-    asked = []
-
-    def fused(eroded, *_):
-        asked.append(eroded.sites[0].strength)
-        return {1: 0.90, 2: 0.97, 3: 0.985}.get(len(asked), 1.0)
-
-    monkeypatch.setattr(hardening, "_fused_accuracy", fused)
-    sites = choose(model, pixels, labels, 1.0, Settings(max_clean_drop=0.02))
-    assert asked == sorted(asked, reverse=True)
-    assert len(asked) == 3
-    assert sites[0].strength == asked[-1]
-
-
-@pytest.mark.usefixtures("trace_once")
-def test_transfer_examples_stay_within_epsilon(data):
-    made = transfer_examples(
-        [nets.classifier(nets.public)], data, Settings(eps=6, steps=3, crafted=9)
-    )
-    assert len(made) == 9
-    items = [i for i in data.items if i.file in made]
-    assert sorted({i.label for i in items}) == [0, 1, 2]
-    clean = torch.round(folder.stack(data, items) * 255)
-    apart = (torch.stack([made[i.file] for i in items]).float() - clean).abs().amax((1, 2, 3))
-    assert apart.max() == 6
-    assert apart.min() > 0
+    settings = replace(QUICK, epochs=0, false_positive_rate=0)
+    _, result = hardened(data, tmp_path, settings, others=[])
+    assert result.plan.thresholds is None
+    assert result.plan.bases[0].model == UNTOUCHED
+    assert result.plan.figures["held_out"] == len(data) == 48
+    assert result.plan.figures["accuracy"] == result.plan.figures["clean_accuracy_before"]
+    assert not (tmp_path / "m.work").exists()
+    assert result.epochs == ()
+    assert "Hardening" in page_of(result, "learner", data)
 
 
 def test_too_few_images_for_the_rate_are_refused_before_the_work(data, tmp_path):
-    model, public = nets.classifier(nets.learner), nets.classifier(nets.public)
-    before = plans.fingerprint(model.core)
-    place, chosen = (tmp_path / "net.pt2", tmp_path / "plan.json"), Settings()
     with pytest.raises(InputError, match=r"7 held-out clean images .* 199 are needed"):
-        harden(model, data, [public], *place, chosen)
-    assert plans.fingerprint(model.core) == before
-    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+        hardened(data, tmp_path / "h", replace(QUICK, false_positive_rate=0.01))
+    assert not (tmp_path / "h").exists()
 
 
-@pytest.mark.usefixtures("trace_once")
-def test_training_that_diverges_says_so(data, tmp_path):
-    model = nets.classifier(nets.learner)
-    with torch.no_grad():
-        model.core.main.weight.fill_(float("nan"))
+@pytest.mark.parametrize("method", ["adversarial", "distillation"])
+def test_other_methods_train_and_are_judged_on_the_models_own_examples(method, data, tmp_path):
+    settings = replace(QUICK, method=method, rate=1e-2)
+    model, result = hardened(data, tmp_path, settings, others=[])
+    assert plans.fingerprint(model.core) != UNTOUCHED
+    names = ["mi on learner", "fgsm on learner"]
+    assert list(result.epochs[0].figures.robust) == names
+    assert result.epochs[0].odds == {}
+
+
+def test_a_surrogate_that_is_the_model_is_said_to_be_grey_box(data, tmp_path):
+    _, result = hardened(data, tmp_path, ONE, others=[nets.classifier(nets.learner)])
+    assert "grey-box" in result.doubts[0]
+
+
+def test_a_broken_budget_is_mended_by_mixing_weights_or_nothing_is_written(
+    data, tmp_path, monkeypatch
+):
+    """The trained weights are made to fail; the model's own keep the budget."""
+    real = budget.verdicts
+    core = surgery()[0].core
+    keeps = {UNTOUCHED}
+
+    def verdicts(model, dataset, **more):
+        good = plans.fingerprint(core) in keeps
+        return [
+            msgspec.structs.replace(verdict, label=item.label if good else -1)
+            for verdict, item in zip(real(model, dataset, **more), dataset.items, strict=True)
+        ]
+
+    monkeypatch.setattr(budget, "verdicts", verdicts)
+    monkeypatch.setattr(budget.Budget, "least_exam", -1.0)
+    strict = replace(QUICK, max_clean_drop=0.02)
+    _, result = hardened(data, tmp_path / "mixed", replace(strict, rate=1e-2))
+    assert result.plan.figures["mix"] == 0.0
+    assert result.plan.bases[0].model == UNTOUCHED
+    assert "0% of the hardened weights" in result.doubts[-1]
+
+    keeps.clear()
+    with pytest.raises(ModelError, match="no plan keeps clean accuracy within"):
+        hardened(data, tmp_path / "none", strict)
+    assert [p.name for p in (tmp_path / "none").iterdir()] == ["m.work"]
+
+
+def test_the_model_appears_only_with_its_plan(data, tmp_path):
+    settings = replace(QUICK, epochs=0)
+    (tmp_path / "p.json").mkdir()
+    with pytest.raises(UsageError, match=r"p\.json is a folder"):
+        hardened(data, tmp_path, settings, others=[])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "p.json"]
+
+
+def test_training_that_diverges_says_so(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("deepfusion_toolkit.harden.loss.WEIGHT", float("nan"))
     with pytest.raises(ModelError, match="diverged at step 0"):
-        harden(
-            model,
-            data,
-            [nets.classifier(nets.public)],
-            tmp_path / "net.pt2",
-            tmp_path / "plan.json",
-            Settings(**QUICK, epochs=1, max_clean_drop=1.0),
-        )
-    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+        hardened(data, tmp_path / "h")
+    assert [p.name for p in (tmp_path / "h").iterdir()] == ["m.work"]
 
 
 def test_weights_that_were_not_trained_in_place_are_refused():
     model, other = nets.classifier(nets.learner), nets.classifier(nets.learner)
-    eroded = eroded_skips(other)
-    hardening._require_shared_weights(model, eroded)
-    with torch.no_grad():
-        other.core.head.bias += 0.1
-    with pytest.raises(ModelError, match="did not reach the model"):
-        hardening._require_shared_weights(model, eroded)
-    with torch.no_grad():
-        other.core.head.bias += float("nan")
-    with pytest.raises(ModelError, match="did not reach the model"):
-        hardening._require_shared_weights(model, eroded)
-
-
-def eroded_skips(model):
-    return erode(model, find_sites(trace(model.core, model.size), ("skip",), {"skip": 0.2}))
+    eroded = erode(other, find_sites(trace(other.core, other.size), ("skip",), {"skip": 0.2}))
+    run._require_shared_weights(model, eroded)
+    for value in (0.1, float("nan")):
+        with torch.no_grad():
+            other.core.head.bias += value
+        with pytest.raises(ModelError, match="did not reach the model"):
+            run._require_shared_weights(model, eroded)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +259,7 @@ def eroded_skips(model):
         {"members": 65},
         {"shared": -0.1},
         {"shared": 1.0},
+        {"max_cost": 0.5},
         {"max_clean_drop": -0.1},
         {"max_clean_drop": 1.1},
         {"false_positive_rate": -0.1},
@@ -186,6 +268,7 @@ def eroded_skips(model):
         {"rate": float("nan")},
         {"rate": 2.0},
         {"crafted": 0},
+        {"temperature": 0.5},
     ],
 )
 def test_settings_out_of_range_are_refused(change):
@@ -196,9 +279,30 @@ def test_settings_out_of_range_are_refused(change):
 
 def test_labels_that_do_not_fit_are_refused(data, tmp_path):
     model = nets.classifier(nets.four)
+    out, settings = (tmp_path / "m.pt2", tmp_path / "p.json"), Settings(epochs=0)
     with pytest.raises(ModelError, match="four has 4 outputs, the data set has 3 classes"):
-        harden(model, data, [], tmp_path / "m.pt2", tmp_path / "p.json", Settings(epochs=0))
+        harden(model, data, [], *out, settings)
     (data.root / "labels.csv").write_text("file,label\na_red/0.png,4\nb_green/0.png,1\n")
     numbers = folder.load(data.root)
     with pytest.raises(ModelError, match="label 4, model four has 4 outputs"):
-        harden(model, numbers, [], tmp_path / "m.pt2", tmp_path / "p.json", Settings(epochs=0))
+        harden(model, numbers, [], *out, settings)
+
+
+def test_one_class_and_a_cost_that_cannot_be_kept_are_refused(data, tmp_path, monkeypatch):
+    (data.root / "labels.csv").write_text("file,label\na_red/0.png,1\na_red/1.png,1\n")
+    with pytest.raises(InputError, match="images of 1 class"):
+        hardened(folder.load(data.root), tmp_path / "h")
+    (data.root / "labels.csv").unlink()
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match=r"cheapest plan costs .* max-cost is 1"):
+        hardened(data, tmp_path / "h", replace(QUICK, max_cost=1.0))
+    assert not (tmp_path / "h").exists()
+
+
+def test_the_result_is_json(data, tmp_path):
+    _, result = hardened(data, tmp_path, ONE)
+    said = json.loads(msgspec.json.encode(result.as_json()))
+    assert set(said["pareto"][0]) == {
+        "shared", "strength", "members", "cost", "clean", "robust", "auroc",
+    }  # fmt: skip
+    assert said["epochs"][0]["number"] == 1

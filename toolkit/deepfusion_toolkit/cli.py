@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deepfusion_edge import console
 from deepfusion_toolkit import __version__, options
-from deepfusion_toolkit.names import ATTACKS, DEEP_FUSION, FAMILIES, FUSIONS
+from deepfusion_toolkit.names import ATTACKS, DEEP_FUSION, FAMILIES, FUSIONS, METHODS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -160,12 +160,19 @@ def _harden(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="hardened model to write (.pt2)")
     parser.add_argument("--plan", type=Path, required=True, help="erosion plan to write (.json)")
+    parser.add_argument(
+        "--method",
+        default="transfer",
+        choices=METHODS,
+        help="train on transfer examples of the surrogates, on examples of the model itself (PGD), "
+        "or on softened labels (%(default)s)",
+    )
     parser.add_argument("--eps", type=float, default=16.0, help="budget in 1/255 (%(default)s)")
     parser.add_argument("--steps", type=int, default=10, help="of the attack (%(default)s)")
     parser.add_argument(
-        "--epochs", type=int, default=6, help="of training; 0: plan only (%(default)s)"
+        "--epochs", type=int, default=8, help="of training, at most; 0: plan only (%(default)s)"
     )
-    parser.add_argument("--members", type=int, default=8, help="K (%(default)s)")
+    parser.add_argument("--members", type=int, metavar="K", help="members to fuse (searched)")
     parser.add_argument(
         "--fusion", choices=FUSIONS, default=FUSIONS[0], help="of predictions (%(default)s)"
     )
@@ -180,7 +187,16 @@ def _harden(parser: argparse.ArgumentParser) -> None:
         "--shared", type=float, default=0.5, help="least share of work in common (%(default)s)"
     )
     parser.add_argument(
-        "--max-clean-drop", type=float, default=0.02, help="by erosion alone (%(default)s)"
+        "--max-cost",
+        type=float,
+        default=4.0,
+        help="of a fused prediction, in plain inferences (%(default)s)",
+    )
+    parser.add_argument(
+        "--max-clean-drop",
+        type=float,
+        default=0.02,
+        help="largest loss of clean accuracy, on held-out images (%(default)s)",
     )
     parser.add_argument(
         "--false-positive-rate",
@@ -188,8 +204,22 @@ def _harden(parser: argparse.ArgumentParser) -> None:
         default=0.01,
         help="of flags on clean images; 0: nothing is flagged (%(default)s)",
     )
-    parser.add_argument("--rate", type=float, default=3e-3, help="learning rate (%(default)s)")
-    parser.add_argument("--crafted", type=int, default=2000, help="transfer examples (%(default)s)")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate (%(default)s)")
+    parser.add_argument(
+        "--crafted", type=int, default=4000, help="transfer examples, at most (%(default)s)"
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=20.0, help="of distillation (%(default)s)"
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="keeps transfer examples and the checkpoint (beside --out, ending in .work)",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on after the last whole epoch")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with curves")
+    parser.add_argument("--device", default="cpu", help="of torch: cpu, cuda (%(default)s)")
     _seed(parser)
     _json(parser)
     parser.set_defaults(run="harden")

@@ -19,7 +19,6 @@ from deepfusion_toolkit import join as joining
 from deepfusion_toolkit import plan as plans
 from deepfusion_toolkit import sets as attacked
 from deepfusion_toolkit import study as judging
-from deepfusion_toolkit.calibrate import no_rejection
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.files import write_bytes
 from deepfusion_toolkit.label_order import require_fitting_labels
@@ -30,6 +29,8 @@ from deepfusion_toolkit.report import ablation as tables
 from deepfusion_toolkit.report import table, write_html
 from deepfusion_toolkit.report.evaluation import page_of
 from deepfusion_toolkit.report.evaluation_table import print_study
+from deepfusion_toolkit.report.hardening import page_of as page_of_hardening
+from deepfusion_toolkit.report.hardening import print_hardening
 from deepfusion_toolkit.report.terminal import progress
 from deepfusion_toolkit.transfer import Trial
 
@@ -234,21 +235,32 @@ def harden(args: argparse.Namespace) -> int:
     given = {f.name: getattr(args, f.name) for f in fields(hardening.Settings)}
     settings = hardening.Settings(**{**given, "seed": _seed(args)})
     _at_least_one(crafted=args.crafted, steps=args.steps)
-    if settings.epochs and not args.surrogate:
+    device = _device(args)
+    if settings.epochs and settings.method == "transfer" and not args.surrogate:
         raise UsageError(
             "training needs at least one --surrogate", "name public models, or set --epochs 0"
         )
     dataset = folder.load(args.data)
     model, *surrogates = _models([args.model, *args.surrogate], dataset)
-    plan = hardening.harden(model, dataset, surrogates, args.out, args.plan, settings)
+    result = hardening.harden(
+        model,
+        dataset,
+        surrogates,
+        args.out,
+        args.plan,
+        settings,
+        work=args.work,
+        resume=args.resume,
+        device=device,
+    )
+    if args.html:
+        write_html(args.html, page_of_hardening(result, args.model, dataset))
     if args.json:
-        _print({"model": str(args.out), "plan": str(args.plan), **plan.figures})
+        _print({"model": str(args.out), "plan": str(args.plan), **result.as_json()})
     else:
-        rows = [[name.replace("_", " "), value] for name, value in plan.figures.items()]
-        rows += [["members", plan.members], ["sites", len(plan.sites)]]
-        rows += [["shared work", f"{plan.prefix_share:.0%}"]]
-        rows += [["rejection", words]] if (words := no_rejection(plan.thresholds)) else []
-        table(f"{args.out} and {args.plan}", ["on held-out clean images", ""], rows)
+        print_hardening(result, f"{args.out} and {args.plan}")
+    for doubt in result.doubts:
+        sys.stderr.write(f"warning: {console.one_line(doubt)}\n")
     return 0
 
 

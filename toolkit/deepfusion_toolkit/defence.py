@@ -39,6 +39,7 @@ class Defended(nn.Module):
     Attributes:
         name: for messages.
         bases: the eroded models.
+        rule, stages: of fusion, and of preprocessing.
         size: of frames (height, width): the largest input among the bases.
         sites: what the F columns of ``factors`` mean, in order.
     """
@@ -49,7 +50,7 @@ class Defended(nn.Module):
         super().__init__()
         self.bases = bases
         self._registered = nn.ModuleList(bases)  # a tuple would hide their weights
-        self.rule, self.size = rule, largest_size(bases)
+        self.rule, self.stages, self.size = rule, tuple(stages), largest_size(bases)
         self.preprocess = Preprocessor(stages, self.size)
         self.name = " + ".join(base.name for base in bases)
         self.sites = tuple(site for base in bases for site in base.sites)

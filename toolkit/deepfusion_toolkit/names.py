@@ -13,6 +13,8 @@ FAMILIES = ("residual", "depthwise", "fire", "dense", "plain", "wide")
 FUSIONS = ("mean-probabilities", "mean-logits", "trimmed-mean", "median")
 ENGINES = ("local", "processes", "ray")
 THREATS = ("transfer", "transfer-aware", "white-box", "query")
+METHODS = ("transfer", "adversarial", "distillation")
+"""Ways to train a defended model."""
 KINDS = ("skip", "activation", "norm")
 PARTS = (
     "steps", "step_size", "decay", "nesterov", "loss", "group", "erosion", "kinds", "residual",

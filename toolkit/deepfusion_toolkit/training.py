@@ -1,5 +1,6 @@
 """Training a small classifier from a folder of images, for people without one."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,17 +72,32 @@ def accuracy(model: nn.Module, pixels: Tensor, labels: Tensor) -> float:
     return hits / len(labels)
 
 
-def _across(images: Tensor) -> Tensor:
+def across(images: Tensor) -> Tensor:
+    """Swap left and right of [N, 3, H, W]."""
     return images.flip(-1)
 
 
-def _down(images: Tensor) -> Tensor:
+def down(images: Tensor) -> Tensor:
+    """Swap top and bottom of [N, 3, H, W]."""
     return images.flip(-2)
 
 
-def _diagonal(images: Tensor) -> Tensor:
+def diagonal(images: Tensor) -> Tensor:
     """Swap height and width; other than square images stay as they are."""
     return images.transpose(-1, -2) if images.shape[-1] == images.shape[-2] else images
+
+
+Turn = Callable[[Tensor], Tensor]
+TURNS: tuple[Turn, ...] = (across, down, diagonal)
+
+
+def turned(images: Tensor, turns: Sequence[Turn], draw: torch.Generator) -> Tensor:
+    """Each turn for half of the images [N, 3, H, W], drawn one by one."""
+    images = images.contiguous(memory_format=torch.channels_last)  # several times faster on a CPU
+    for turn in turns:
+        chosen = torch.rand(len(images), generator=draw) < 0.5  # noqa: PLR2004
+        images[chosen] = turn(images[chosen])
+    return images
 
 
 def train(
@@ -110,11 +126,7 @@ def train(
         for _ in range(epochs):
             order = torch.randperm(len(labels), generator=draw)
             for chosen in order.split(batch):
-                # channels last is several times faster on a CPU, depthwise convolutions above all
-                images = (pixels[chosen] / 255).contiguous(memory_format=torch.channels_last)
-                for turn in (_across, _down, _diagonal):
-                    turned = torch.rand(len(chosen), generator=draw) < 0.5  # noqa: PLR2004
-                    images[turned] = turn(images[turned])
+                images = turned(pixels[chosen] / 255, TURNS, draw)
                 if len(chosen) > 1:  # batch norm has no variance of one image
                     loss = functional.cross_entropy(
                         net(images), labels[chosen], label_smoothing=0.05

@@ -1,0 +1,219 @@
+"""Parts of hardening against known answers: odds, ranking loss, pool, plans, epochs."""
+
+from itertools import pairwise
+from math import e, log
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepfusion_edge import fusion
+from deepfusion_edge.erosion import Site
+from deepfusion_toolkit.data import folder
+from deepfusion_toolkit.harden import places, pool, sampling
+from deepfusion_toolkit.harden.budget import blend
+from deepfusion_toolkit.harden.checkpoint import Epoch, State
+from deepfusion_toolkit.harden.images import Images, harmless_turns, images_of
+from deepfusion_toolkit.harden.judge import Exam, Figures, auroc, examine
+from deepfusion_toolkit.harden.lessons import Transfer, stream
+from deepfusion_toolkit.harden.loss import MARGIN, loss_of, ranking, relative_variance
+from deepfusion_toolkit.harden.pool import Examples, Workshop, sources_of
+from deepfusion_toolkit.harden.search import Point, pareto, ranked
+from deepfusion_toolkit.harden.settings import Settings
+from deepfusion_toolkit.harden.training import PATIENCE, best, stopped
+from deepfusion_toolkit.models import Classifier
+from deepfusion_toolkit.surgery import erode, find_sites
+from deepfusion_toolkit.surgery.graph import trace
+from tests.toolkit import attack_nets as nets
+from tests.toolkit import tiny_nets
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9), st.integers(1, 500))
+def test_odds_sum_to_one_favour_the_worst_and_forget_nobody(robust, count):
+    odds = sampling.weights(robust, [count] * len(robust))
+    assert sum(odds) == pytest.approx(1)
+    assert min(odds) >= sampling.FLOOR / len(odds)
+    assert odds[int(np.argmin(robust))] == max(odds)
+
+
+def test_the_score_is_the_devices():
+    features = torch.randn(5, 3, 7, generator=torch.Generator().manual_seed(0))
+    wanted = [fusion.feature_variance(features[:, n].numpy()) for n in range(3)]
+    assert relative_variance(features).tolist() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_ranking_asks_for_its_margin_and_no_more():
+    clean = torch.tensor([1.0, 1.0])
+    assert ranking(torch.cat((clean, clean * e**MARGIN * 1.01)), 2) == 0
+    assert float(ranking(torch.cat((clean, clean)), 2)) == pytest.approx(MARGIN, rel=1e-4)
+    assert float(ranking(torch.tensor([2.0, 1.0]), 1)) == pytest.approx(MARGIN + log(2), rel=1e-4)
+
+
+def test_the_loss_is_cross_entropy_where_nothing_is_attacked():
+    logits = torch.tensor([[[2.0, 0.0]], [[0.0, 2.0]]])
+    found = loss_of(logits, torch.ones(2, 1, 3), torch.tensor([[1.0, 0.0]]), 0, 2.0)
+    wanted = (log(1 + e**-1) + log(1 + e)) / 2
+    assert float(found) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_auroc_counts_ties_by_half():
+    low, high = np.array([0.0, 1.0]), np.array([1.0, 2.0])
+    assert auroc(low, high) == pytest.approx(3.5 / 4)
+    assert auroc(high, high) == 0.5
+
+
+@pytest.fixture
+def images(tmp_path):
+    return images_of(folder.load(nets.squares(tmp_path / "data", each=12)), (16, 16))
+
+
+def test_every_source_crafts_within_its_budget_and_others_of_its_own(images, tmp_path):
+    public = [nets.classifier(nets.public), nets.classifier(nets.learner)]
+    workshop = Workshop(public, Settings(eps=6, steps=1), tmp_path / "pool", "cpu")
+    workshop.sources = [s for s in workshop.sources if s.attack == "mi"]
+    made = workshop.craft(images, 33, "examples")
+    assert [s.name for s in workshop.sources] == ["mi on public", "mi on learner"]
+    for one in made:
+        apart = (one.pixels.int() - images.pixels[one.origin].int()).abs().amax((1, 2, 3))
+        assert apart[:32].max() == 6
+        assert apart[32:].max() == 3  # the second batch has half of the budget
+        assert apart.min() > 0
+    assert made[0].origin.tolist() != made[1].origin.tolist()
+    files = {p.name for p in (tmp_path / "pool").iterdir()}
+    assert len(files) == 4
+    again = Workshop(public, Settings(eps=6, steps=1), tmp_path / "pool", "cpu")
+    again.sources = workshop.sources
+    again._surrogate = None  # all is there: nobody may be asked
+    for one, other in zip(made, again.craft(images, 33, "examples"), strict=True):
+        assert torch.equal(one.pixels, other.pixels)
+    other = Workshop(public, Settings(eps=6, steps=1, seed=1), tmp_path / "pool", "cpu")
+    other.sources = workshop.sources[:1]
+    other._prepared = workshop._prepared
+    other.craft(images, 8, "examples")
+    assert len(list((tmp_path / "pool").iterdir())) == 5
+
+
+def test_sources_are_told_apart():
+    twins = [nets.classifier(nets.public), nets.classifier(nets.public)]
+    names = [s.name for s in sources_of(twins, 10)]
+    assert len(set(names)) == len(names)
+    assert "mi on public 2" in names
+    alone = [(s.name, s.passes) for s in sources_of(twins[:1], 10)]
+    assert len(alone) == len(set(alone)) == len(pool.TOGETHER) + 1
+    for source in sources_of(twins, 1):  # a pass for each surrogate is always enough
+        assert source.passes >= len(source.surrogates)
+
+
+def test_a_lesson_has_clean_images_and_as_many_attacked_ones_of_likely_sources():
+    pixels = torch.zeros(4, 3, 2, 2, dtype=torch.uint8)
+    images = Images(pixels, torch.tensor([0, 1, 0, 1]), tuple("abcd"))
+    examples = [
+        Examples(torch.full((2, 3, 2, 2), value, dtype=torch.uint8), torch.tensor(origin))
+        for value, origin in ((10, [0, 1]), (20, [2, 3]))
+    ]
+    teacher = Transfer(images, examples, [0.0, 1.0], (), 2)
+    lesson = teacher.lesson(torch.tensor([1, 1, 1, 1, 1, 1]), stream(0, "t"))
+    assert lesson.attacked == 6
+    assert lesson.images[:6].max() == 0
+    moved = torch.round(lesson.images[6:] * 255).amax((1, 2, 3))
+    assert moved.max() == 20  # whole perturbations of the likely source
+    assert len(set(moved.tolist())) > 1  # and shares of them
+    assert lesson.wanted[:6].tolist() == [[0.0, 1.0]] * 6
+    again = teacher.lesson(torch.tensor([1, 1, 1, 1, 1, 1]), stream(0, "t"))
+    assert torch.equal(lesson.images, again.images)
+
+
+def test_only_turns_that_the_model_does_not_mind_are_used():
+    class Left(torch.nn.Module):
+        """Class 1: the left half is brighter."""
+
+        def forward(self, image):
+            dark = image[..., 4:].mean((1, 2, 3)) - image[..., :4].mean((1, 2, 3))
+            return torch.stack((dark, -dark), 1)
+
+    pixels = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
+    pixels[..., :4] = 200
+    images = Images(pixels, torch.ones(6, dtype=torch.long), tuple("abcdef"))
+    turns = harmless_turns(Classifier(Left(), name="left", size=(8, 8)), images, 0.02)
+    assert [turn.__name__ for turn in turns] == ["down"]
+
+
+def test_tails_are_late_nested_and_heard_by_the_features():
+    model = Classifier(tiny_nets.trained("residual"), name="r", size=tiny_nets.SIZE)
+    found = places.tails(model, 0.2)
+    assert len(found) > 1
+    for longer, shorter in pairwise(found):
+        assert longer[-len(shorter) :] == shorter
+    # dropout right before the scored features changes every image alike
+    traced = trace(model.core, model.size)
+    last = find_sites(traced, ("activation",), {"activation": 0.1})[-1]
+    assert not places._heard(traced, last)
+    assert all(tail[0] != last for tail in found)
+
+
+def test_few_members_are_the_first_of_many(images):
+    model = nets.classifier(nets.learner)
+    sites = find_sites(trace(model.core, model.size), ("skip",), {"skip": 0.5})
+    eroded = Defended(erode(model, sites))
+    exam = Exam(images, {"same": images})
+    both = examine(eroded, exam, (2, 8), 0)
+    assert both[2] == examine(eroded, exam, (2,), 0)[2]
+    assert both[8].auroc == 0.5  # the same images: nothing to tell apart
+    assert both[8].robust["same"] == both[8].clean
+
+
+def point(clean, robust, auroc_, members, share=0.5, strength=1.0):
+    sites = (Site("skip:a", "skip", 1, 0.4),)
+    model = SimpleNamespace(sites=sites)
+    return Point(
+        model, share, strength, members, Figures(clean, {"a": robust} if robust else {}, auroc_)
+    )
+
+
+def test_plans_are_ranked_within_the_budget_and_the_cheaper_of_equals_wins():
+    good, cheap = point(0.9, 0.9, 0.9, 8), point(0.9, 0.899, 0.9, 2)
+    broken, poor = point(0.8, 1.0, 1.0, 2), point(1.0, 0.5, 0.5, 2)
+    assert ranked([good, broken, poor, cheap], 0.89) == [cheap, good, poor]
+    weak, strong = point(1, 0, 0.5, 8, strength=0.1), point(1, 0, 0.5, 8, strength=2.0)
+    assert ranked([weak, strong], 0.9)[0] is strong  # nothing attacked: members that differ
+    assert good.cost == 1 + 7 * 0.5
+
+
+def test_the_front_holds_what_nothing_beats():
+    a, b, c = point(0.9, 0.9, 0.9, 2), point(0.9, 0.9, 0.9, 4), point(0.95, 0.9, 0.9, 4)
+    assert pareto([c, b, a]) == [a, c]
+
+
+def test_the_best_epoch_keeps_the_budget_if_any_does():
+    one = Epoch(1, 0.0, Figures(0.9, {"a": 0.5}, 0.5), {}, True)
+    worthy = replace_epoch(one, number=2, figures=Figures(0.9, {"a": 1.0}, 0.5), kept=False)
+    assert best([one, worthy]) is one
+    assert best([replace_epoch(one, kept=False), worthy]) is worthy
+    assert best([one, replace_epoch(one, number=3)]) is one  # the first of equals
+
+
+def replace_epoch(epoch, **changes):
+    return msgspec.structs.replace(epoch, **changes)
+
+
+def test_mixed_weights_lie_between():
+    first, last = (
+        [torch.tensor([0.0, 2.0]), torch.tensor(1)],
+        [torch.tensor([4.0, 2.0]), torch.tensor(5)],
+    )
+    (mixed, count) = blend(first, last, 0.25)
+    assert mixed.tolist() == [1.0, 2.0]
+    assert count == 5
+
+
+def test_training_stops_when_nothing_gets_better():
+    state = State([], {}, best_number=2)
+    for number in range(1, 2 + PATIENCE):
+        state.epochs.append(Epoch(number, 0.0, Figures(1, {}, 0.5), {}, True))
+        assert not stopped(state)
+    state.epochs.append(state.epochs[-1])
+    assert stopped(state)

@@ -1,0 +1,101 @@
+"""The training loop: two members of every image, one step after the other."""
+
+from collections.abc import Callable
+from math import cos, pi
+
+import torch
+from torch import Tensor
+
+from deepfusion_edge.erosion import sample, stream_of
+from deepfusion_edge.errors import ModelError
+from deepfusion_toolkit.defence import Defended
+from deepfusion_toolkit.harden.lessons import Teacher, stream
+from deepfusion_toolkit.harden.loss import loss_of
+from deepfusion_toolkit.harden.settings import Settings
+
+MEMBERS = 2
+"""Members an image is shown to; fewer have no variance."""
+BATCH = 32
+WARM = 0.1
+"""Share of the steps in which the learning rate rises."""
+DECAY = 1e-3
+
+
+class Learner:
+    """An eroded model in training; its weights are the base model's own.
+
+    Attributes:
+        model: the defence, with the sites and strengths that are trained.
+        weights: parameters, then buffers; what a checkpoint holds.
+    """
+
+    def __init__(self, model: Defended, settings: Settings, images: int, classes: int) -> None:
+        self.model, self.settings = model, settings
+        self.images, self.classes = images, classes
+        self.steps = -(-images // BATCH)
+        (eroded,) = model.bases
+        self.trained = [p for p in eroded.parameters() if p.is_floating_point()]
+        self.weights = [*eroded.parameters(), *eroded.buffers()]
+        self.optimiser = torch.optim.AdamW(self.trained, lr=settings.rate, weight_decay=DECAY)
+
+    def epoch(self, number: int, teacher: Teacher, advance: Callable[[int], None]) -> float:
+        """Show every image once; return the mean loss.
+
+        Args:
+            number: of the epoch, from 0; every draw depends on it and the seed.
+            teacher: makes the batches.
+            advance: told of every finished step.
+
+        Raises:
+            ModelError: the loss is not finite.
+        """
+        draw = stream(self.settings.seed, "epoch", number)
+        order = torch.randperm(self.images, generator=draw)
+        for weight in self.trained:
+            weight.requires_grad_(True)
+        total = 0.0
+        try:
+            for at, chosen in enumerate(order.split(BATCH)):
+                total += self._step(number * self.steps + at, teacher, chosen, draw)
+                advance(1)
+        finally:
+            for weight in self.trained:
+                weight.requires_grad_(False)
+        return total / self.steps
+
+    def _step(self, step: int, teacher: Teacher, chosen: Tensor, draw: torch.Generator) -> float:
+        lesson = teacher.lesson(chosen, draw)
+        device = self.trained[0].device
+        images = lesson.images.to(device, memory_format=torch.channels_last)
+        count = len(images)
+        factors = sample(
+            self.model.sites,
+            seed=self.settings.seed,
+            stream=stream_of("harden", step),
+            members=MEMBERS * count,
+        )
+        shown = self.model.prepared(images).repeat(MEMBERS, 1, 1, 1)
+        (seen,) = self.model.look(shown, torch.from_numpy(factors).to(device))
+        loss = loss_of(
+            seen.logits.view(MEMBERS, count, -1),
+            seen.features.view(MEMBERS, count, -1),
+            lesson.wanted.to(device),
+            lesson.attacked,
+            self.settings.temperature if self.settings.method == "distillation" else 1.0,
+        )
+        if not torch.isfinite(loss):
+            raise ModelError(
+                f"hardening diverged at step {step} (loss {float(loss.detach())})", "lower --rate"
+            )
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.rate * _rate(step / (self.steps * self.settings.epochs))
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimiser.step()
+        return float(loss.detach())
+
+
+def _rate(part: float) -> float:
+    """Rises, then falls as a cosine; part of all steps in [0, 1) -> share of the rate."""
+    return min(1.0, (part + 1e-3) / WARM) * (1 + cos(pi * part)) / 2

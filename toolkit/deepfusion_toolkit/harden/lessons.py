@@ -1,0 +1,125 @@
+"""What one step of training sees, for each method: images, wanted probabilities, which attacked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from deepfusion_edge.erosion import MAX_SEED, stream_of
+from deepfusion_toolkit import attacks
+from deepfusion_toolkit.defence import Defended
+from deepfusion_toolkit.harden.images import Images
+from deepfusion_toolkit.harden.pool import Examples
+from deepfusion_toolkit.harden.settings import Settings
+from deepfusion_toolkit.threats.network import FusedNetwork
+from deepfusion_toolkit.training import Turn, turned
+
+PGD_STEPS = 7
+"""Madry et al., ICLR 2018, train on seven."""
+
+
+class Lesson(NamedTuple):
+    """One batch: images [M, 3, H, W] in [0, 1], probabilities [M, C]; the last ones attacked."""
+
+    images: Tensor
+    wanted: Tensor
+    attacked: int
+
+
+class Teacher(Protocol):
+    """Makes batches."""
+
+    def lesson(self, chosen: Tensor, draw: torch.Generator) -> Lesson:
+        """The batch of these clean images [N]."""
+        ...
+
+
+@dataclass
+class Transfer:
+    """Clean images, and as many examples of the pool, each source by its weight.
+
+    Half of the examples keep their whole perturbation, the others half of it or more: the score
+    shall not be asked to tell a clean image from one that is nearly so.
+    """
+
+    images: Images
+    examples: Sequence[Examples]
+    weights: Sequence[float]
+    turns: Sequence[Turn]
+    classes: int
+
+    def lesson(self, chosen: Tensor, draw: torch.Generator) -> Lesson:
+        """The batch of these clean images [N] and N attacked ones."""
+        count = len(chosen)
+        odds = torch.tensor(self.weights)
+        source = torch.multinomial(odds, count, replacement=True, generator=draw).tolist()
+        place = torch.rand(count, generator=draw)
+        part = (0.5 + torch.rand((count, 1, 1, 1), generator=draw)).clamp_max(1)
+        pairs = [self.examples[s] for s in source]
+        at = [int(p * len(e.origin)) for p, e in zip(place.tolist(), pairs, strict=True)]
+        origin = torch.stack([e.origin[n] for e, n in zip(pairs, at, strict=True)])
+        full = torch.stack([e.pixels[n] for e, n in zip(pairs, at, strict=True)]).float()
+        base = self.images.pixels[origin].float()
+        moved = torch.round(base + part * (full - base))
+        images = torch.cat((self.images.pixels[chosen].float(), moved)) / 255
+        labels = self.images.labels[torch.cat((chosen, origin))]
+        wanted = functional.one_hot(labels, self.classes).float()
+        return Lesson(turned(images, self.turns, draw), wanted, count)
+
+
+@dataclass
+class Adversarial:
+    """Clean images, and the same ones attacked on the model as it is now (Madry et al., 2018)."""
+
+    images: Images
+    model: Defended
+    settings: Settings
+    turns: Sequence[Turn]
+    classes: int
+    attack: attacks.Settings = field(init=False)
+
+    def __post_init__(self) -> None:
+        plain = attacks.settings_for(
+            "pgd", passes=PGD_STEPS, surrogates=1, eps=self.settings.eps, seed=self.settings.seed
+        )
+        self.attack = replace(plain, erosion=1.0)  # through the members, each with its own draw
+
+    def lesson(self, chosen: Tensor, draw: torch.Generator) -> Lesson:
+        """The batch of these clean images [N] and themselves attacked."""
+        clean = turned(self.images.pixels[chosen] / 255, self.turns, draw)
+        labels = self.images.labels[chosen]
+        seed = int(torch.randint(MAX_SEED, (1,), generator=draw))
+        device = next(self.model.parameters()).device
+        keys = [self.images.keys[n] for n in chosen.tolist()]
+        attack = replace(self.attack, seed=seed)
+        network = FusedNetwork(self.model, 1)
+        made = attacks.attack([network], clean.to(device), labels.to(device), keys, attack)
+        moved = torch.round(made.images.cpu() * 255) / 255
+        wanted = functional.one_hot(labels.repeat(2), self.classes).float()
+        return Lesson(torch.cat((clean, moved)), wanted, len(chosen))
+
+
+@dataclass
+class Distillation:
+    """Clean images with labels, later with the model's own softened answers (Papernot, 2016)."""
+
+    images: Images
+    soft: Tensor | None
+    turns: Sequence[Turn]
+    classes: int
+
+    def lesson(self, chosen: Tensor, draw: torch.Generator) -> Lesson:
+        """The batch of these clean images [N]."""
+        clean = turned(self.images.pixels[chosen] / 255, self.turns, draw)
+        if self.soft is not None:
+            return Lesson(clean, self.soft[chosen], 0)
+        labels = self.images.labels[chosen]
+        return Lesson(clean, functional.one_hot(labels, self.classes).float(), 0)
+
+
+def stream(seed: int, *parts: str | int) -> torch.Generator:
+    """A generator of its own for each part of training, so that a resumed run draws the same."""
+    return torch.Generator().manual_seed(stream_of("harden", seed, *parts) % 2**63)

@@ -1,0 +1,171 @@
+"""The pool: transfer examples of training images, crafted once and kept on disk.
+
+A file holds a batch, uint8 [N, 3, H, W] as ``.npy``. Its name is the hash of everything that
+decides about it, so an interrupted run goes on where it was, and other settings find other files.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepfusion_edge.erosion import stream_of
+from deepfusion_toolkit import attacks
+from deepfusion_toolkit.files import write_bytes
+from deepfusion_toolkit.harden.images import Images
+from deepfusion_toolkit.harden.settings import Settings
+from deepfusion_toolkit.models import Classifier, smallest_side
+from deepfusion_toolkit.names import DEEP_FUSION
+from deepfusion_toolkit.plan import fingerprint
+from deepfusion_toolkit.report.terminal import progress
+from deepfusion_toolkit.sources import HERE
+from deepfusion_toolkit.surgery import ErodedModel
+
+TOGETHER = ((DEEP_FUSION, 1), ("di", 1), ("pgn", 2))
+ALONE = ((DEEP_FUSION, 1), ("mi", 1))
+"""Attacks on all surrogates at once and on each alone, and their cost in ``steps``."""
+SIZES = (1.0, 0.5)
+"""Budgets of a source's batches in turn, as shares of the largest."""
+BATCH = 32
+
+
+class Source(NamedTuple):
+    """Where transfer examples come from: an attack, the surrogates it sees, its budget of passes.
+
+    PubDef (Sitawarin et al., ICLR 2024) calls this pair a source.
+    """
+
+    name: str
+    attack: str
+    surrogates: tuple[int, ...]
+    passes: int
+
+
+class Examples(NamedTuple):
+    """Attacked images of one source: uint8 [M, 3, H, W], and which clean images they were [M]."""
+
+    pixels: Tensor
+    origin: Tensor
+
+
+def sources_of(surrogates: Sequence[Classifier], steps: int) -> list[Source]:
+    """Every attack on all surrogates together and on each alone."""
+    everyone = tuple(range(len(surrogates)))
+    pairs = [(attack, rounds, everyone) for attack, rounds in TOGETHER]
+    pairs += [(attack, rounds, (n,)) for attack, rounds in ALONE for n in everyone]
+    return [
+        Source(f"{attack} on {_named(surrogates, seen)}", attack, seen, rounds * steps * len(seen))
+        for attack, rounds, seen in dict.fromkeys(pairs)  # one surrogate alone is all of them
+    ]
+
+
+def _named(surrogates: Sequence[Classifier], members: Sequence[int]) -> str:
+    names = [model.name for model in surrogates]
+    shown = [f"{names[n]} {n + 1}" if names.count(names[n]) > 1 else names[n] for n in members]
+    return " and ".join(shown) if len(members) < len(names) or len(names) == 1 else "all"
+
+
+class Workshop:
+    """Surrogates at work, each prepared once for all attacks that want it alike.
+
+    Attributes:
+        sources: what examples are crafted with.
+    """
+
+    def __init__(
+        self, surrogates: Sequence[Classifier], settings: Settings, folder: Path, device: str
+    ) -> None:
+        self.sources = sources_of(surrogates, settings.steps)
+        self._surrogates, self._settings = surrogates, settings
+        self._folder, self._device = folder, device
+        self._prepared: dict[tuple[object, ...], ErodedModel] = {}
+        self._weights = [fingerprint(model.core) for model in surrogates]
+
+    def craft(self, images: Images, each: int, what: str) -> list[Examples]:
+        """Attack ``each`` images for every source, drawn by the seed; read what is there already.
+
+        Args:
+            images: clean.
+            each: at most so many of them for one source.
+            what: is crafted, for the progress line.
+
+        Raises:
+            ModelError: a surrogate gives no finite numbers.
+            StorageError: the folder cannot be written; what is finished stays.
+        """
+        picked = [_ranked(images, s, self._settings.seed)[:each] for s in self.sources]
+        total = sum(len(p) * s.passes for p, s in zip(picked, self.sources, strict=True))
+        made = []
+        with progress(f"crafting {what} (passes)", total) as advance:
+            for source, chosen in zip(self.sources, picked, strict=True):
+                parts = []
+                for number, at in enumerate(range(0, len(chosen), BATCH)):
+                    part = images.some(chosen[at : at + BATCH])
+                    parts.append(self._batch(source, part, SIZES[number % len(SIZES)]))
+                    advance(len(part.keys) * source.passes)
+                made.append(Examples(torch.cat(parts), torch.tensor(chosen)))
+        return made
+
+    def _batch(self, source: Source, part: Images, size: float) -> Tensor:
+        attack = attacks.settings_for(
+            source.attack,
+            passes=source.passes,
+            surrogates=len(source.surrogates),
+            eps=max(1.0, self._settings.eps * size),
+            seed=self._settings.seed,
+            side=smallest_side([self._surrogates[n] for n in source.surrogates]),
+        )
+        about = [*HERE, *(self._weights[n] for n in source.surrogates)]
+        path = self._folder / f"{_digest(about, attack, part)}.npy"
+        pixels = _kept(path, part.pixels)
+        if pixels is None:
+            clean = (part.pixels / 255).to(self._device)
+            surrogates = [self._surrogate(n, attack) for n in source.surrogates]
+            labels = part.labels.to(self._device)
+            made = attacks.attack(surrogates, clean, labels, part.keys, attack)
+            pixels = attacks.quantise(made.images.cpu(), clean.cpu(), attack.eps)
+            write_bytes(path, _encoded(pixels))
+        return pixels
+
+    def _surrogate(self, number: int, attack: attacks.Settings) -> ErodedModel:
+        alike = (number, attack.erosion, attack.kinds, attack.residual, attack.taps_features)
+        if alike not in self._prepared:
+            (made,) = attacks.prepare([self._surrogates[number]], attack)
+            self._prepared[alike] = made.to(self._device)
+        return self._prepared[alike]
+
+
+def _ranked(images: Images, source: Source, seed: int) -> list[int]:
+    """All images in an order of the source's own, so that sources share few."""
+    order = [stream_of("pool", seed, source.name, key) for key in images.keys]
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
+def _digest(about: Sequence[str], attack: attacks.Settings, part: Images) -> str:
+    text = hashlib.sha256(msgspec.json.encode([about, attack, part.keys, part.labels.tolist()]))
+    text.update(str(tuple(part.pixels.shape)).encode())
+    text.update(part.pixels.contiguous().numpy().tobytes())
+    return text.hexdigest()
+
+
+def _kept(path: Path, clean: Tensor) -> Tensor | None:
+    """A batch from disk; None if it is not there or not whole."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if found.shape != tuple(clean.shape) or found.dtype != np.uint8:
+        return None
+    return torch.from_numpy(found)
+
+
+def _encoded(pixels: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, pixels.contiguous().numpy(), allow_pickle=False)
+    return buffer.getvalue()

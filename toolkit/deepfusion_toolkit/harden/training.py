@@ -1,0 +1,126 @@
+"""Training from the first epoch or a checkpoint: held-out figures, best epoch, early stop."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deepfusion_toolkit.harden import checkpoint, sampling
+from deepfusion_toolkit.harden.budget import restore
+from deepfusion_toolkit.harden.checkpoint import Epoch, Identity, State
+from deepfusion_toolkit.harden.images import Images
+from deepfusion_toolkit.harden.judge import Exam, examine
+from deepfusion_toolkit.harden.learner import Learner
+from deepfusion_toolkit.harden.lessons import Adversarial, Distillation, Teacher, Transfer
+from deepfusion_toolkit.harden.pool import Examples
+from deepfusion_toolkit.report.terminal import progress
+from deepfusion_toolkit.training import Turn
+
+PATIENCE = 4
+"""Epochs without a better one after which training stops."""
+MEMBERS = 4
+"""Members that held-out images are judged by after each epoch."""
+
+
+def train(
+    learner: Learner,
+    images: Images,
+    examples: Sequence[Examples],
+    exam: Exam,
+    turns: Sequence[Turn],
+    least: float,
+    path: Path,
+    identity: Identity,
+    begun: State | None,
+) -> State:
+    """Train until the epochs are over or nothing gets better; the model ends as it was last.
+
+    Args:
+        learner: the model in training.
+        images: clean training images.
+        examples: attacked ones, a source each; empty for methods without a pool.
+        exam: held-out images; its sources are those of ``examples``, in order.
+        turns: that images may be given.
+        least: clean accuracy that is within the budget.
+        path: of the checkpoint.
+        identity: of this run.
+        begun: what to go on from.
+
+    Raises:
+        ModelError: the loss is not finite.
+        StorageError: the checkpoint cannot be written.
+    """
+    settings = learner.settings
+    state = begun or State(learner.weights, {})
+    if begun:
+        restore(learner.weights, begun.weights)
+        learner.optimiser.load_state_dict(begun.optimiser)
+        state.weights = learner.weights
+    total = settings.epochs * learner.steps
+    with progress(f"hardening ({settings.method})", total) as advance:
+        advance(len(state.epochs) * learner.steps)
+        for number in range(len(state.epochs), settings.epochs):
+            if stopped(state):
+                advance(total - number * learner.steps)
+                break
+            teacher = _teacher(learner, images, examples, exam, turns, state)
+            loss = learner.epoch(number, teacher, advance)
+            found = examine(learner.model, exam, (MEMBERS,), settings.seed)[MEMBERS]
+            odds = teacher.weights if isinstance(teacher, Transfer) else ()
+            epoch = Epoch(
+                number + 1,
+                loss,
+                found,
+                dict(zip(exam.attacked, odds, strict=False)),
+                found.clean >= least,
+            )
+            state.epochs.append(epoch)
+            if best(state.epochs) is epoch:
+                state.best = [w.detach().cpu().clone() for w in learner.weights]
+                state.best_number = epoch.number
+            state.optimiser = learner.optimiser.state_dict()
+            checkpoint.save(state, identity, path)
+    return state
+
+
+def best(epochs: Sequence[Epoch]) -> Epoch:
+    """The worthiest epoch among those that keep the budget; among all if none does."""
+    return max(epochs, key=lambda e: (e.kept, e.figures.worth, -e.number))
+
+
+def stopped(state: State) -> bool:
+    """Whether the last epochs brought nothing better."""
+    return len(state.epochs) - state.best_number >= PATIENCE
+
+
+def _teacher(
+    learner: Learner,
+    images: Images,
+    examples: Sequence[Examples],
+    exam: Exam,
+    turns: Sequence[Turn],
+    state: State,
+) -> Teacher:
+    settings, classes = learner.settings, learner.classes
+    if settings.method == "adversarial":
+        return Adversarial(images, learner.model, settings, turns, classes)
+    if settings.method == "distillation":
+        if len(state.epochs) >= settings.epochs // 2 and state.soft is None and state.epochs:
+            state.soft = _softened(learner, images)
+        return Distillation(images, state.soft, turns, classes)
+    last = list(state.epochs[-1].figures.robust.values()) if state.epochs else [0.0] * len(examples)
+    counts = [len(one.keys) for one in exam.attacked.values()]
+    return Transfer(images, examples, sampling.weights(last, counts), turns, classes)
+
+
+def _softened(learner: Learner, images: Images) -> Tensor:
+    """The model's probabilities [N, C] at the temperature, without erosion."""
+    model, found = learner.model, []
+    device = learner.trained[0].device
+    with torch.no_grad():
+        for pixels in images.pixels.split(128):
+            ones = torch.ones(len(pixels), *model.widths, device=device)
+            (seen,) = model.look(model.prepared((pixels / 255).to(device)), ones)
+            found.append((seen.logits / learner.settings.temperature).softmax(1).cpu())
+    return torch.cat(found)

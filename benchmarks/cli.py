@@ -13,6 +13,7 @@ COMMANDS = {
     "demo-imagenet": "benchmarks.demo.photographs",
     "journey": "benchmarks.demo.own",
     "attack": "benchmarks.attack.command",
+    "defence": "benchmarks.defence.command",
     "latency": "benchmarks.latency",
 }
 """Sub-command -> module with ``add_arguments(parser)`` and ``run(options) -> int``.

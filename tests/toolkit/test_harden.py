@@ -142,9 +142,8 @@ def test_a_resumed_run_is_a_straight_one(data, tmp_path, monkeypatch):
     assert pool == {p: p.stat().st_mtime_ns for p in (cut / "m.work" / "pool").iterdir()}
 
     _, cheaper = hardened(data, cut, replace(settings, members=2), resume=True)
-    assert (
-        cheaper.plan.bases[0].model == resumed.plan.bases[0].model
-    )  # what counts after training may change
+    # what counts after training may change
+    assert cheaper.plan.bases[0].model == resumed.plan.bases[0].model
     with pytest.raises(UsageError, match=r"begun with eps 16\.0, this one has 8\.0"):
         hardened(data, cut, replace(settings, eps=8.0), resume=True)
     (cut / "m.work" / "checkpoint.pt").write_bytes(b"PK none")

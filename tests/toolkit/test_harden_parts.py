@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from deepfusion_edge import fusion
 from deepfusion_edge.erosion import Site
 from deepfusion_toolkit.data import folder
+from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.harden import places, pool, sampling
 from deepfusion_toolkit.harden.budget import blend
 from deepfusion_toolkit.harden.checkpoint import Epoch, State

@@ -71,7 +71,7 @@ def test_all_threats_in_one_call(here, capsys):
     [
         (("--threat", "transfer"), 2, "nothing to craft on"),
         (("--threat", "transfer-aware"), 2, "nothing to craft on"),
-        (("--threat", "query", "--target", PUBLIC), 2, "with 2 targets"),
+        (("--threat", "query", "--target", PUBLIC), 4, "is for learner, not for"),
         (("--threat", "query", "--engine", "processes"), 2, "--engine processes"),
         (("--threat", "query", "--eot", "0"), 2, "eot must be in"),
         (("--eps", "8"), 2, "--eps without --threat"),

@@ -13,6 +13,7 @@ from deepfusion_toolkit.attacks import battery
 from deepfusion_toolkit.attacks.directions import fusion as fusing
 from deepfusion_toolkit.attacks.passes import Passes
 from deepfusion_toolkit.defence import Defended
+from deepfusion_toolkit.plan import Base
 from deepfusion_toolkit.surgery import erode, find_sites
 from deepfusion_toolkit.surgery.graph import trace
 from deepfusion_toolkit.threats.network import (
@@ -145,7 +146,8 @@ def test_an_attackers_copy_has_the_plans_kinds_strengths_and_split():
     _, plan = cases.defence(nets.classifier(nets.other_three), 0.2)
     copy = defended_like(plan, model)
     assert {(site.kind, site.strength) for site in copy.sites} == {("activation", 0.2)}
-    early = msgspec.structs.replace(plan, sites=sites, prefix_share=0.0)
+    own = (Base("three", "", sites),)
+    early = msgspec.structs.replace(plan, bases=own, prefix_share=0.0)
     assert defended_like(early, model).sites == sites
     late = msgspec.structs.replace(early, prefix_share=0.9)
     assert defended_like(late, model).sites == sites[1:]

@@ -275,7 +275,7 @@ def join(args: argparse.Namespace) -> int:
     dataset = folder.load(args.data)
     loaded = _models(args.model, dataset)
     read = [plans.read(path, model) for path, model in zip(args.plan, loaded, strict=True)]
-    plan = joining.join(loaded, read, dataset, args.out, settings)
+    plan, missed = joining.join(loaded, read, dataset, args.out, settings)
     if args.json:
         _print({"plan": str(args.out), **plan.figures})
     else:
@@ -283,6 +283,8 @@ def join(args: argparse.Namespace) -> int:
         rows += [["members", f"{len(plan.bases)}x{plan.members}"]]
         rows += [["shared work", f"{plan.prefix_share:.0%}"]]
         table(f"{args.out}", ["on held-out clean images", ""], rows)
+    for doubt in missed:
+        sys.stderr.write(f"warning: {console.one_line(doubt)}\n")
     return 0
 
 

@@ -14,11 +14,12 @@ from deepfusion_edge.erosion import MAX_BASES
 from deepfusion_edge.errors import ModelError, UsageError
 from deepfusion_edge.fusion import MEAN, FusionRule
 from deepfusion_toolkit import plan as plans
-from deepfusion_toolkit.calibrate import calibrate
+from deepfusion_toolkit.calibrate import calibrate, require_images
 from deepfusion_toolkit.data.folder import Dataset, highest_label
 from deepfusion_toolkit.defence import Defended, verdicts
 from deepfusion_toolkit.models import Classifier, largest_size, require_same_classes
 from deepfusion_toolkit.plan import Plan
+from deepfusion_toolkit.policy import possible
 from deepfusion_toolkit.preprocess import spell
 from deepfusion_toolkit.surgery import prefix_share
 from deepfusion_toolkit.training import split
@@ -31,7 +32,7 @@ class Settings:
     Attributes:
         members: K of each model.
         fusion: how all predictions are fused.
-        false_positive_rate: of the flags, on clean images.
+        false_positive_rate: of the flags, on clean images; 0: no thresholds, nothing is flagged.
         unseen: no model was trained on the images; otherwise what hardening kept back is used.
         seed: of the factors drawn for calibration.
     """
@@ -45,9 +46,9 @@ class Settings:
     def __post_init__(self) -> None:
         if not 1 <= self.members <= 64:  # noqa: PLR2004 - as a plan allows
             raise UsageError(f"members must be in [1, 64], is {self.members}", "change --members")
-        if not 0 < self.false_positive_rate <= 0.5:  # noqa: PLR2004 - more flags than not
+        if not 0 <= self.false_positive_rate <= 0.5:  # noqa: PLR2004 - more flags than not
             raise UsageError(
-                f"false-positive-rate must be in (0, 0.5], is {self.false_positive_rate}",
+                f"false-positive-rate must be in [0, 0.5], is {self.false_positive_rate}",
                 "change --false-positive-rate",
             )
 
@@ -58,8 +59,8 @@ def join(
     dataset: Dataset,
     out: Path,
     settings: Settings,
-) -> Plan:
-    """Write the plan of an ensemble.
+) -> tuple[Plan, list[str]]:
+    """Write the plan of an ensemble; return it, and what it lacks, in sentences.
 
     Args:
         models: hardened classifiers.
@@ -70,6 +71,7 @@ def join(
 
     Raises:
         UsageError: too many models.
+        InputError: too few images to keep back, or to calibrate on.
         ModelError: data, models and plans do not fit each other.
     """
     require_same_classes(models, dataset.classes, highest_label(dataset))
@@ -77,6 +79,9 @@ def join(
     _require_one_kind(parts, bases)
     height, width = largest_size(models)
     held_out = dataset if settings.unseen else split(dataset).held_out
+    rate = settings.false_positive_rate
+    if rate:
+        require_images(len(held_out), rate)
     joined = Plan(
         schema=2,
         classes=parts[0].classes,
@@ -97,14 +102,25 @@ def join(
         defended, held_out, members=settings.members, thresholds=None, seed=settings.seed
     )
     hits = sum(v.label == i.label for v, i in zip(judged, held_out.items, strict=True))
+    shared = prefix_share(*(base.graph_module for base in defended.bases))
+    policy, missed = possible(
+        defended,
+        held_out,
+        judged,
+        members=settings.members,
+        prefix_share=shared,
+        rate=rate,
+        seed=settings.seed,
+    )
     plan = msgspec.structs.replace(
         joined,
-        prefix_share=prefix_share(*(base.graph_module for base in defended.bases)),
-        thresholds=calibrate(judged, settings.false_positive_rate),
+        prefix_share=shared,
+        thresholds=calibrate(judged, rate) if rate else None,
+        policy=policy,
         figures={"held_out": len(held_out), "fused_accuracy": hits / len(held_out)},
     )
     plans.write(plan, out)
-    return plan
+    return plan, missed
 
 
 def _require_one_kind(parts: Sequence[Plan], bases: Sequence[plans.Base]) -> None:

@@ -105,6 +105,34 @@ def choose(
     return min(found, key=lambda one: one[:2])[2]
 
 
+def possible(
+    defended: Defended,
+    held_out: Dataset,
+    full: Sequence[Verdict],
+    *,
+    members: int,
+    prefix_share: float,
+    rate: float,
+    seed: int,
+) -> tuple[Policy | None, list[str]]:
+    """What ``choose`` finds; without a policy, why there is none, in a sentence."""
+    if not rate or members <= FEWEST:
+        return None, []
+    try:
+        found = choose(
+            defended,
+            held_out,
+            full,
+            members=members,
+            prefix_share=prefix_share,
+            rate=rate,
+            seed=seed,
+        )
+    except ModelError as error:
+        return None, [f"no adaptive policy: {error}"]
+    return found, []
+
+
 def limited(
     first: Sequence[Verdict],
     full: Sequence[Verdict],

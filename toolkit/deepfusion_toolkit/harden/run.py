@@ -10,14 +10,12 @@ from torch import Tensor
 
 from deepfusion_edge.erosion import stream_of
 from deepfusion_edge.errors import ModelError, UsageError
-from deepfusion_edge.policy import Policy
 from deepfusion_toolkit import plan as plans
-from deepfusion_toolkit import policy as policies
 from deepfusion_toolkit.calibrate import require_images
 from deepfusion_toolkit.data.folder import Dataset, highest_label
 from deepfusion_toolkit.files import replacing
 from deepfusion_toolkit.harden import checkpoint
-from deepfusion_toolkit.harden.budget import Budget, Chosen, Ways, choose
+from deepfusion_toolkit.harden.budget import Budget, Ways, choose
 from deepfusion_toolkit.harden.checkpoint import Epoch
 from deepfusion_toolkit.harden.identity import identity_of
 from deepfusion_toolkit.harden.images import Images, harmless_turns, images_of
@@ -31,6 +29,7 @@ from deepfusion_toolkit.harden.settings import Settings
 from deepfusion_toolkit.harden.training import train
 from deepfusion_toolkit.label_order import require_fitting_labels
 from deepfusion_toolkit.models import Classifier, require_same_classes, save
+from deepfusion_toolkit.policy import possible
 from deepfusion_toolkit.surgery import ErodedModel
 from deepfusion_toolkit.training import accuracy, split
 
@@ -105,7 +104,15 @@ def harden(
         exam = lessons.exam
     chosen = choose(grid, held_out, exam, budget, settings.seed, lessons.ways if lessons else None)
     _require_shared_weights(model, chosen.point.model.bases[0])
-    policy, missed = _policy(chosen, held_out, settings)
+    policy, missed = possible(
+        chosen.point.model,
+        held_out,
+        chosen.judged,
+        members=chosen.point.members,
+        prefix_share=chosen.point.share,
+        rate=settings.false_positive_rate,
+        seed=settings.seed,
+    )
     plan = plan_of(
         model,
         dataset.classes or [str(n) for n in range(model.classes)],
@@ -203,28 +210,6 @@ def _mixed(mix: float, trained: bool) -> list[str]:
         "the undefended model's (WiSE-FT): robustness is less than training reached"
     )
     return [said]
-
-
-def _policy(
-    chosen: Chosen, held_out: Dataset, settings: Settings
-) -> tuple[Policy | None, list[str]]:
-    """When fewer members will do; without one, why."""
-    point, rate = chosen.point, settings.false_positive_rate
-    if not rate or point.members <= policies.FEWEST:
-        return None, []
-    try:
-        found = policies.choose(
-            point.model,
-            held_out,
-            chosen.judged,
-            members=point.members,
-            prefix_share=point.share,
-            rate=rate,
-            seed=settings.seed,
-        )
-    except ModelError as error:
-        return None, [f"no adaptive policy: {error}"]
-    return found, []
 
 
 def _move(tensors: Sequence[Tensor], device: str) -> None:

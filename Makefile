@@ -66,7 +66,7 @@ imports: $(STAMP) ## import-linter: who may import whom
 # A file's tests stay in one process: what they share is made once. One thread each: OpenMP spins.
 unit: $(STAMP) ## pytest alone; choose with PYTEST_ARGS="-m 'not slow' tests/edge"
 	@PATH="$(BROKER_PATH)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
-	  -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	  -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 broker: ## the mosquitto that the MQTT tests speak to
 	@PATH="$(BROKER_PATH)"; \

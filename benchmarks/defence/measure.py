@@ -2,7 +2,7 @@
 
 import argparse
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -10,8 +10,6 @@ import torch
 
 from benchmarks.defence import nets, page
 from benchmarks.defence.command import Case
-from deepfusion_toolkit import sets as attacked
-from deepfusion_toolkit.adaptive import Adaptive, measure
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.files import write_bytes
@@ -29,13 +27,11 @@ class Found(msgspec.Struct, frozen=True):
         threats: transfer, oblivious and aware, on all attacked images; ``undefended`` is the
             target before hardening.
         close: white-box and query on fewer of them; None if left out.
-        adaptive: the policy by set, ``clean`` for the clean test images; empty without a policy.
     """
 
     name: str
     threats: ThreatStudy
     close: ThreatStudy | None
-    adaptive: dict[str, Adaptive]
 
 
 def run(args: argparse.Namespace, cases: Sequence[Case]) -> int:
@@ -106,12 +102,7 @@ def _measure(case: Case, args: argparse.Namespace) -> Found:
         close = look(
             ("white-box", "query"), args.white_box_images, Attackers(undefended=ready.target)
         )
-    adaptive = {}
-    if ready.plan.policy is not None:
-        adaptive["clean"] = measure(defended, ready.plan, ready.test, seed=args.seed)
-        for one in attacked.load(paths):
-            adaptive[one.name] = measure(defended, ready.plan, one.dataset, seed=args.seed)
-    return Found(case.name, blind, close, adaptive)
+    return Found(case.name, blind, close)
 
 
 def summary(found: Sequence[Found]) -> dict[str, float | int | None]:
@@ -120,18 +111,19 @@ def summary(found: Sequence[Found]) -> dict[str, float | int | None]:
     white: list[float] = []
     for one in found:
         blind, clean = one.threats, one.threats.clean
-        kept += [row.robust.value / row.clean.value for row in blind.rows]
+        kept += _ratios((row.robust.value, row.clean.value) for row in blind.rows)
         for eps in {row.eps for row in blind.rows}:
             here = [r for r in blind.rows if r.eps == eps and r.threat == "transfer"]
             # the strongest attack there is
-            undefended.append(min(r.undefended.value / r.undefended_clean.value for r in here))
+            left = _ratios((r.undefended.value, r.undefended_clean.value) for r in here)
+            undefended += [min(left)] if left else []
         drop.append(100 * (clean.undefended.value - clean.fused.value))
         auroc += [row.detection[0].auroc for row in blind.rows]
         if clean.named_rate is not None:
             error.append(100 * abs(clean.flagged.value - clean.named_rate))
         if one.close is not None:
             white += [row.robust.value for row in one.close.rows if row.threat == "white-box"]
-        for name, seen in one.adaptive.items():
+        for name, seen in one.threats.adaptive.items():
             if name == "clean":
                 cost.append(seen.policy.cost)
             else:
@@ -147,3 +139,7 @@ def summary(found: Sequence[Found]) -> dict[str, float | int | None]:
         "white_box_eot_robust": min(white, default=None),
         "n_images": min((one.threats.images for one in found), default=0),
     }
+
+
+def _ratios(pairs: Iterable[tuple[float, float]]) -> list[float]:
+    return [found for part, whole in pairs if (found := page.ratio(part, whole)) is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from deepfusion_toolkit.report import page
+from deepfusion_toolkit.report import page, threat_tables
 from deepfusion_toolkit.report.sections import Cell, Section, Settings, Table, Text
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ COLUMNS = [
     "threat", "attack", "eps", "images", "undefended %", "defended %", "of clean %", "worst draw %",
     "wrong and accepted %", "flagged %", "AUROC",
 ]  # fmt: skip
-POLICY = ["set", "cost", "escalated %", "right %", "right, always K %"]
 
 
 def number(value: float | None) -> str:
@@ -34,7 +33,7 @@ def rows(one: Found) -> list[list[Cell]]:
             row.images,
             _percent(row.undefended.value),
             _percent(row.robust.value),
-            _percent(row.robust.value / row.clean.value),
+            _percent(ratio(row.robust.value, row.clean.value)),
             _percent(row.worst.value),
             _percent(row.harm.value),
             _percent(row.flagged.value),
@@ -62,10 +61,8 @@ def make(
             f"defended {_percent(clean.fused.value)} %, flagged {_percent(clean.flagged.value)} %."
         )
         sections += [Text(said, one.name), Table(COLUMNS, rows(one))]
-        if one.adaptive:
-            sections.append(
-                Table(POLICY, [_policy(name, seen) for name, seen in one.adaptive.items()])
-            )
+        if one.threats.adaptive:
+            sections.append(Table(*threat_tables.policy(one.threats)[1:3]))
         sections += [Text(doubt) for doubt in one.threats.warnings]
     sections.append(Settings({k: number(v) for k, v in figures.items()}, "Summary"))
     facts = {k: v for k, v in result.items() if isinstance(v, (str, int, list)) and k != "data"}
@@ -73,18 +70,10 @@ def make(
     return page("The defence against what it has not seen", sections)
 
 
-def _policy(name: str, seen: object) -> list[Cell]:
-    from deepfusion_toolkit.adaptive import Adaptive
-
-    assert isinstance(seen, Adaptive)  # noqa: S101 - the type of the mapping
-    return [
-        name,
-        f"{seen.policy.cost:.2f}",
-        _percent(seen.escalated.value),
-        _percent(seen.policy.accuracy.value),
-        _percent(seen.always.accuracy.value),
-    ]
+def ratio(part: float, whole: float) -> float | None:
+    """What is kept of an accuracy; None where there was none."""
+    return part / whole if whole else None
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -175,7 +175,7 @@ def test_what_cannot_be_joined_is_refused_in_one_line(line, tmp_path, capsys):
     ):
         assert line.join(**settings) == code
         assert says in capsys.readouterr().err.splitlines()[-1]
-    for more in (("--members", "65"), ("--false-positive-rate", "0")):
+    for more in (("--members", "65"), ("--false-positive-rate", "0.6")):
         assert line.join(*more) == 2
         assert more[0] in capsys.readouterr().err.splitlines()[-1]
     assert line.joint.read_bytes() == before

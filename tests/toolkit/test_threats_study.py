@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from deepfusion_edge.errors import InputError
-from deepfusion_edge.fusion import judge
+from deepfusion_edge.fusion import Threshold, Thresholds, judge
+from deepfusion_edge.policy import Policy, Trend, Usual
 from deepfusion_toolkit.defence import run_members
 from deepfusion_toolkit.report.threats import page_of
 from deepfusion_toolkit.threats import Attackers, Settings, study
@@ -122,6 +123,30 @@ def test_forms_cost_what_they_run():
         right = form.right(case.images, case.images.pixels)
         assert right.shape in {(1, 8), (2, 8)}
         assert right.mean() > 0.5
+
+
+@pytest.mark.parametrize("limit", [0.0, 1e9])
+def test_a_policy_costs_one_run_or_both(limit):
+    """Where nothing is usual everything escalates, where everything is nothing does."""
+    model = cases.plain()
+    defended, plan = cases.defence(model, 0.3, members=4)
+    limit_of = Threshold(1e9, None)
+    thresholds, usual = Thresholds(limit_of, limit_of, 0.01, 200), Usual(limit, limit)
+    policy = Policy(2, thresholds, usual, usual, Trend(0.1, 0.9, 0.1))
+    plan = msgspec.structs.replace(plan, prefix_share=0.75, thresholds=thresholds, policy=policy)
+    found = run((model, defended, plan), threats=["query"], sweep=False)
+    (clean,) = (seen for name, seen in found.study.adaptive.items() if name == "clean")
+    assert clean.escalated.value == (limit == 0)
+    assert clean.policy.cost == (1.25 + 1.75 if limit == 0 else 1.25)
+    assert clean.always.cost == 1.75
+    if limit == 0:
+        assert clean.policy.accuracy == clean.always.accuracy
+    assert "Adaptive policy against always all members" in page_of(found, tuple("abcd"))
+    assert run((model, defended, plan_without(plan)), threats=["query"]).study.adaptive == {}
+
+
+def plan_without(plan):
+    return msgspec.structs.replace(plan, policy=None)
 
 
 def test_the_page_and_the_schema(defended):

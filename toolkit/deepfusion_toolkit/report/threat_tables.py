@@ -145,6 +145,29 @@ def forms(study: ThreatStudy) -> Rows:
     )
 
 
+def policy(study: ThreatStudy) -> Rows:
+    """What the adaptive policy costs and loses."""
+    return Rows(
+        "Adaptive policy against always all members",
+        ["images", "cost", "always", "escalated", "right", "always", "flagged", "always"],
+        [
+            [
+                name,
+                f"{seen.policy.cost:.2f}",
+                f"{seen.always.cost:.2f}",
+                counted(seen.escalated.hits, seen.escalated.total),
+                words.percent(seen.policy.accuracy.value),
+                words.percent(seen.always.accuracy.value),
+                words.percent(seen.policy.flagged.value),
+                words.percent(seen.always.flagged.value),
+            ]
+            for name, seen in study.adaptive.items()
+        ],
+        "Cost is the mean of a prediction in plain inferences; each image on its own, the same "
+        "draws. The plan names the few members that begin.",
+    )
+
+
 def knowledge(study: ThreatStudy) -> Rows:
     """What each threat knows."""
     return Rows(
@@ -154,7 +177,10 @@ def knowledge(study: ThreatStudy) -> Rows:
 
 def print_threats(study: ThreatStudy) -> None:
     """Print the study to stdout."""
-    for one in (clean(study), held(study), known_draw(study), detected(study), forms(study)):
+    for one in (
+        *(clean(study), held(study), known_draw(study), detected(study)),
+        *(policy(study), forms(study)),
+    ):
         if one.rows:
             table(one.title, one.columns, one.rows)
 

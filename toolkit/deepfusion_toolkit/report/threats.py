@@ -61,6 +61,8 @@ def _sections(found: Findings, classes: Sequence[str] | None) -> Iterator[Sectio
     yield _table(tables.detected(study))
     for score in SCORES:
         yield _histogram(found, score)
+    if study.adaptive:
+        yield _table(tables.policy(study))
     if study.ablation:
         yield _table(tables.forms(study))
     if any(outcome.pictures for outcome in found.outcomes):

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from deepfusion_toolkit.adaptive import Adaptive, compare
 from deepfusion_toolkit.attacks import quantise
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.report.terminal import progress
@@ -168,6 +169,27 @@ class Case:
             {i: _png(pixels[i]) for i in pictures},
             0.0 if started is None else round(time.monotonic() - started, 1),
         )
+
+    def adaptive(self, key: str, pixels: Tensor, images: Images) -> Adaptive | None:
+        """The plan's policy against always-K on images, uint8 [N, 3, H, W]; None without one."""
+        jury, plan = self.jury, self.jury.plan
+        policy = plan.policy
+        if policy is None:
+            return None
+
+        def measured() -> Adaptive:
+            first = jury.verdicts(pixels, images.keys, policy.start, policy.thresholds)
+            full = jury.verdicts(pixels, images.keys, plan.members, plan.thresholds)
+            return compare(
+                first,
+                full,
+                images.labels,
+                policy=policy,
+                members=plan.members,
+                prefix_share=plan.prefix_share,
+            )
+
+        return self.ledger.recall(f"policy: {key}", Adaptive, measured)
 
     def crafted(self, attack: Attack, images: Images) -> Tensor:
         """Attack images: uint8 [N, 3, H, W] within epsilon."""

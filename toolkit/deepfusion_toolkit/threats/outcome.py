@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deepfusion_edge.errors import ModelError
-from deepfusion_edge.fusion import Outputs, judge
+from deepfusion_edge.fusion import Outputs, Thresholds, Verdict, judge
 from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.plan import Plan
 from deepfusion_toolkit.report.terminal import Advance, progress
@@ -70,6 +70,10 @@ class Outcome(msgspec.Struct, frozen=True):
     seconds: float = 0.0
 
 
+def _nobody(_done: int) -> None:
+    """Nobody looks on."""
+
+
 class Jury(NamedTuple):
     """A defence that judges: its draws depend on its seed, the image's key and the redraw alone.
 
@@ -98,12 +102,33 @@ class Jury(NamedTuple):
         self, pixels: Tensor, keys: Sequence[str], redraw: int, advance: Advance
     ) -> tuple[list[int], list[bool], list[float], list[float]]:
         stream = "evaluate" if redraw == 0 else f"evaluate {redraw}"
+        members, thresholds = self.members or self.plan.members, self.plan.thresholds
+        found = self.verdicts(pixels, keys, members, thresholds, stream, advance)
+        return (
+            [v.label for v in found],
+            [v.state != "accept" for v in found],
+            [v.feature_variance for v in found],
+            [v.disagreement for v in found],
+        )
+
+    def verdicts(
+        self,
+        pixels: Tensor,
+        keys: Sequence[str],
+        members: int,
+        thresholds: Thresholds | None,
+        stream: str = "evaluate",
+        advance: Advance = _nobody,
+    ) -> list[Verdict]:
+        """Judge uint8 [N, 3, H, W] once, over so many members.
+
+        Raises:
+            ModelError: the network's probabilities are not finite.
+        """
         found = []
         for at in range(0, len(pixels), self.batch):
             names = keys[at : at + self.batch]
-            factors = self.defended.draw(
-                names, seed=self.seed, members=self.members or self.plan.members, stream=stream
-            )
+            factors = self.defended.draw(names, seed=self.seed, members=members, stream=stream)
             with torch.no_grad():
                 seen = self.defended(pixels[at : at + self.batch] / 255, factors)
             if not torch.isfinite(seen.fused).all():
@@ -111,16 +136,11 @@ class Jury(NamedTuple):
                     f"{self.defended.name} gives probabilities that are not finite",
                     "check its weights",
                 )
-            for fused, members, variance in zip(*seen, strict=True):
-                outputs = Outputs(fused.numpy(), members.numpy(), float(variance))
-                found.append(judge(outputs, self.plan.thresholds))
+            for fused, each, variance in zip(*seen, strict=True):
+                outputs = Outputs(fused.numpy(), each.numpy(), float(variance))
+                found.append(judge(outputs, thresholds))
             advance(len(names))
-        return (
-            [v.label for v in found],
-            [v.state != "accept" for v in found],
-            [v.feature_variance for v in found],
-            [v.disagreement for v in found],
-        )
+        return found
 
 
 def mean_of(flags: Flags) -> Mean:

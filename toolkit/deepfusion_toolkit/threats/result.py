@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from deepfusion_toolkit.adaptive import Adaptive
 from deepfusion_toolkit.statistics import Mean, Share
 from deepfusion_toolkit.threats.ablation import FormRow
 from deepfusion_toolkit.threats.case import Attack
@@ -91,6 +92,8 @@ class ThreatStudy(msgspec.Struct, frozen=True):
         ladder: every attack of every rung, and whether the last rung took nothing, by epsilon.
         flat: by epsilon, as text.
         sweep: epsilon doubled until nothing stands.
+        adaptive: the plan's policy beside always-K, on all ``clean`` images and by transfer attack;
+            empty without a policy.
         ablation: forms of the model at their cost.
         settings: how hard attackers tried.
         warnings: what makes figures doubtful, in words.
@@ -113,6 +116,7 @@ class ThreatStudy(msgspec.Struct, frozen=True):
     ladder: list[Point]
     flat: dict[str, bool]
     sweep: list[SweepPoint]
+    adaptive: dict[str, Adaptive]
     ablation: list[FormRow]
     settings: dict[str, object]
     warnings: list[str]

@@ -6,6 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import Tensor
+
+from deepfusion_toolkit.adaptive import Adaptive
 from deepfusion_toolkit.attacks import battery
 from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.models import Classifier
@@ -107,9 +110,11 @@ class _Evaluation:
         self.flat: dict[str, bool] = {}
         self.swept: list[SweepPoint] = []
         self.sets: list[Attack] = []
+        self.adaptive: dict[str, Adaptive] = {}
 
     def run(self, threats: Sequence[str], state: Path | None) -> Findings:
         case, settings = self.case, self.case.settings
+        self._policy("clean", self.clean.pixels, self.clean)
         for threat in (name for name in THREATS if name in threats):
             if threat == "white-box":
                 self._white_box(state)
@@ -146,6 +151,7 @@ class _Evaluation:
             ladder=self.points,
             flat=self.flat,
             sweep=self.swept,
+            adaptive=self.adaptive,
             ablation=forms,
             settings={name: _listed(value) for name, value in asdict(settings).items()},
             warnings=doubts(
@@ -193,6 +199,8 @@ class _Evaluation:
             for attack in make(case, models, eps):
                 self._add(attack, case.attacked(attack))
                 self.sets.append(attack)
+                if case.jury.plan.policy is not None:
+                    self._policy(attack.key, case.set_of(attack), case.images)
         if case.settings.sweep:
             last, outcome = self.sets[-1], self.outcomes[-1]
 
@@ -201,6 +209,11 @@ class _Evaluation:
                 return found._replace(blind=False)  # no other model is asked about it
 
             self.swept += sweep(case, same, last.eps, outcome, sees=False)
+
+    def _policy(self, key: str, pixels: Tensor, images: Images) -> None:
+        found = self.case.adaptive(key, pixels, images)
+        if found is not None:
+            self.adaptive[key] = found
 
     def _given(self, name: str, eps: float, images: Images, numbers: Sequence[int]) -> None:
         digest = hashlib.sha256(images.pixels.numpy().tobytes()).hexdigest()[:16]
@@ -213,6 +226,7 @@ class _Evaluation:
         row = row_of(attack, outcome, images.labels, before=before, clean=self.judged.judged)
         self.rows.append(row)
         self.outcomes.append(outcome)
+        self._policy(key, images.pixels, images)
 
     def _white_box(self, state: Path | None) -> None:
         case, settings = self.case, self.case.settings

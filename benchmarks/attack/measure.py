@@ -16,12 +16,11 @@ from deepfusion_toolkit import models
 from deepfusion_toolkit.attacks import settings_for
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.files import write_bytes
-from deepfusion_toolkit.models import Classifier, smallest_side
+from deepfusion_toolkit.models import smallest_side
 from deepfusion_toolkit.names import DEEP_FUSION
 from deepfusion_toolkit.plan import fingerprint
 from deepfusion_toolkit.report import table, write_html
 from deepfusion_toolkit.report.sections import Cell
-from deepfusion_toolkit.report.terminal import progress
 from deepfusion_toolkit.transfer import Trial
 
 SURROGATES = ("efficientnet-lite1", "efficientnet-lite2")
@@ -43,9 +42,10 @@ def _run(args: argparse.Namespace, methods: list[str], data: Path) -> int:
     whole = folder.load(data)
     wanted = dict(args.budget or BUDGETS)
     size = whole.size(whole.items[0])
-    surrogates = _load(args.surrogate or SURROGATES, size)
+    surrogates = models.load_all(args.surrogate or SURROGATES, image_size=size)
     used = {fingerprint(m.core) for m in surrogates}
-    targets = [t for t in _load(args.target or TARGETS, size) if fingerprint(t.core) not in used]
+    loaded = models.load_all(args.target or TARGETS, image_size=size)
+    targets = [t for t in loaded if fingerprint(t.core) not in used]
     # one seeded order: fewer images are the first ones of more
     order = sorted(whole.items, key=lambda item: stream_of("order", args.seed, item.file))
     most = max([args.targeted_images, *(n or len(whole) for n in wanted.values())])
@@ -84,15 +84,6 @@ def _run(args: argparse.Namespace, methods: list[str], data: Path) -> int:
     if args.html:
         write_html(args.html, page.make(result, figures, aimed, targets))
     return 0
-
-
-def _load(specs: list[str] | tuple[str, ...], size: tuple[int, int]) -> list[Classifier]:
-    with progress("loading models", len(specs)) as advance:
-        loaded = []
-        for spec in specs:
-            loaded.append(models.load(spec, image_size=size))
-            advance(1)
-    return loaded
 
 
 def _speed(args: argparse.Namespace, trial: Trial) -> speed.Speed:

@@ -51,6 +51,7 @@ class Settings:
         epochs: of training.
         harden_epochs: 0 chooses sites and strength and calibrates, without training; None takes
             the command's own.
+        crafted: transfer examples to train on, None takes the command's own.
         false_positive_rate: that the flags are calibrated to, None takes the command's own; 0 flags
             nothing.
         eps: budget of both attacks and of hardening, in units of 1/255.
@@ -68,6 +69,7 @@ class Settings:
     held_out: tuple[str, ...] = ()
     epochs: int = 8
     harden_epochs: int | None = None
+    crafted: int | None = None
     false_positive_rate: float | None = None
     eps: float = 16
     attack_steps: int = 10
@@ -234,6 +236,8 @@ class Journey:
         words += ["--eps", f"{settings.eps:g}", "--seed", str(settings.seed)]
         if settings.harden_epochs is not None:
             words += ["--epochs", str(settings.harden_epochs)]
+        if settings.crafted is not None:
+            words += ["--crafted", str(settings.crafted)]
         if settings.false_positive_rate is not None:
             words += ["--false-positive-rate", f"{settings.false_positive_rate:g}"]
         if settings.members is not None:

@@ -20,8 +20,9 @@ def run(args: argparse.Namespace) -> int:
         images=Rendered(train=250, test=50),
         surrogates=("residual", "fire"),
         target="depthwise",
-        epochs=10,
+        epochs=8,
         harden_epochs=6,
+        crafted=1400,
         remarks=(
             (
                 "The images are rendered by this product's own generator: they look like metal and"

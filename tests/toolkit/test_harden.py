@@ -90,7 +90,7 @@ def hardened(data, place, settings=QUICK, others=None, **more):
 
 
 def test_a_hardened_model_and_its_plan_belong_together(data, tmp_path, monkeypatch):
-    settings = replace(QUICK, epochs=8, rate=2e-2)
+    settings = replace(QUICK, epochs=24, rate=2e-2)
     monkeypatch.setattr(run, "save", save)
     model, result = hardened(data, tmp_path / "h", settings)
     saved, plan = load(str(tmp_path / "h" / "m.pt2")), result.plan
@@ -113,7 +113,13 @@ def test_a_hardened_model_and_its_plan_belong_together(data, tmp_path, monkeypat
     said = result.as_json()
     assert said["chosen"] in said["pareto"]
     page = page_of(result, "learner", data)
-    for words in ("mi on public", "fgsm on public", "AUROC", "Plans that no other one beats"):
+    for words in (
+        "mi on all",
+        "fgsm on public",
+        "fgsm on learner",
+        "AUROC",
+        "Plans that no other one beats",
+    ):
         assert words in page
 
 

@@ -116,7 +116,7 @@ def test_a_lesson_has_clean_images_and_as_many_attacked_ones_of_likely_sources()
         Examples(torch.full((2, 3, 2, 2), value, dtype=torch.uint8), torch.tensor(origin))
         for value, origin in ((10, [0, 1]), (20, [2, 3]))
     ]
-    teacher = Transfer(images, examples, [0.0, 1.0], (), 2)
+    teacher = Transfer(images, examples, [0.0, 1.0], 2)
     lesson = teacher.lesson(torch.tensor([1, 1, 1, 1, 1, 1]), stream(0, "t"))
     assert lesson.attacked == 6
     assert lesson.images[:6].max() == 0

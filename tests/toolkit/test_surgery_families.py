@@ -1,12 +1,14 @@
 """What must hold for every network, held on five tiny trained families."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, fx
 
 from deepfusion_edge.erosion import Site, identity, sample
 from deepfusion_toolkit.surgery import DEFAULT_STRENGTH, ErodedModel, erode, find_sites, insert
-from deepfusion_toolkit.surgery.graph import trace
+from deepfusion_toolkit.surgery.graph import following_batches, trace
 from tests.toolkit.tiny_nets import CLASSES, images
 
 KINDS = ("skip", "activation", "norm")
@@ -213,3 +215,24 @@ def test_images_of_another_size_are_fitted_and_taps_come_back(tiny):
     assert seen.taps[0].shape[0] == 2
     assert seen.features.ndim == 2
     assert fitted.taps == ()
+
+
+def test_a_training_twin_does_as_the_net_in_training(tiny_residual):
+    """Outputs and running statistics are those of PyTorch's own training mode."""
+    peer = copy.deepcopy(tiny_residual.core).train()
+    traced = trace(tiny_residual.core, tiny_residual.size)
+    eroded = erode(tiny_residual, find_sites(traced, ("skip",), DEFAULT_STRENGTH))
+    pixels, _ = images(6, seed=1)
+    ones = torch.ones(6, eroded.width)
+    before = eroded(pixels, ones).logits
+    twin = following_batches(eroded.graph_module)
+    assert torch.equal(eroded(pixels, ones).logits, before)  # making one changes nothing
+    torch.testing.assert_close(twin(pixels, ones)[0], peer(pixels))
+    kept, wanted = dict(tiny_residual.core.named_buffers()), dict(peer.named_buffers())
+    means = [name for name in kept if name.endswith("running_mean")]
+    assert means
+    for name in means:
+        torch.testing.assert_close(kept[name], wanted[name])
+    after = eroded(pixels, ones).logits
+    assert not torch.allclose(after, before)  # the frozen one has the new statistics
+    torch.testing.assert_close(after, peer.eval()(pixels))

@@ -170,7 +170,7 @@ def _harden(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eps", type=float, default=16.0, help="budget in 1/255 (%(default)s)")
     parser.add_argument("--steps", type=int, default=10, help="of the attack (%(default)s)")
     parser.add_argument(
-        "--epochs", type=int, default=8, help="of training, at most; 0: plan only (%(default)s)"
+        "--epochs", type=int, default=12, help="of training, at most; 0: plan only (%(default)s)"
     )
     parser.add_argument("--members", type=int, metavar="K", help="members to fuse (searched)")
     parser.add_argument(
@@ -204,7 +204,7 @@ def _harden(parser: argparse.ArgumentParser) -> None:
         default=0.01,
         help="of flags on clean images; 0: nothing is flagged (%(default)s)",
     )
-    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate (%(default)s)")
+    parser.add_argument("--rate", type=float, default=3e-3, help="learning rate (%(default)s)")
     parser.add_argument(
         "--crafted", type=int, default=4000, help="transfer examples, at most (%(default)s)"
     )

@@ -289,13 +289,7 @@ def join(args: argparse.Namespace) -> int:
 
 
 def _models(specs: Sequence[str], dataset: folder.Dataset) -> list[Classifier]:
-    size = dataset.size(dataset.items[0])
-    with progress("loading models", len(specs)) as advance:
-        loaded = []
-        for spec in specs:
-            loaded.append(models.load(spec, image_size=size))
-            advance(1)
-    return loaded
+    return models.load_all(specs, image_size=dataset.size(dataset.items[0]))
 
 
 def _seed(args: argparse.Namespace) -> int:

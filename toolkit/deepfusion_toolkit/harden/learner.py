@@ -12,10 +12,12 @@ from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.harden.lessons import Teacher, stream
 from deepfusion_toolkit.harden.loss import loss_of
 from deepfusion_toolkit.harden.settings import Settings
+from deepfusion_toolkit.surgery.graph import following_batches
 
 MEMBERS = 2
 """Members an image is shown to; fewer have no variance."""
-BATCH = 32
+BATCH = 16
+"""Clean images of a step, and as many attacked ones."""
 WARM = 0.1
 """Share of the steps in which the learning rate rises."""
 DECAY = 1e-3
@@ -23,6 +25,8 @@ DECAY = 1e-3
 
 class Learner:
     """An eroded model in training; its weights are the base model's own.
+
+    Batch norms follow the batches, half of which are attacked: frozen ones learn more slowly.
 
     Attributes:
         model: the defence, with the sites and strengths that are trained.
@@ -34,6 +38,7 @@ class Learner:
         self.images, self.classes = images, classes
         self.steps = -(-images // BATCH)
         (eroded,) = model.bases
+        self._live = following_batches(eroded.graph_module)
         self.trained = [p for p in eroded.parameters() if p.is_floating_point()]
         self.weights = [*eroded.parameters(), *eroded.buffers()]
         self.optimiser = torch.optim.AdamW(self.trained, lr=settings.rate, weight_decay=DECAY)
@@ -75,10 +80,10 @@ class Learner:
             members=MEMBERS * count,
         )
         shown = self.model.prepared(images).repeat(MEMBERS, 1, 1, 1)
-        (seen,) = self.model.look(shown, torch.from_numpy(factors).to(device))
+        logits, features = self._live(shown, torch.from_numpy(factors).to(device))
         loss = loss_of(
-            seen.logits.view(MEMBERS, count, -1),
-            seen.features.view(MEMBERS, count, -1),
+            logits.view(MEMBERS, count, -1),
+            features.view(MEMBERS, count, -1),
             lesson.wanted.to(device),
             lesson.attacked,
             self.settings.temperature if self.settings.method == "distillation" else 1.0,

@@ -42,13 +42,13 @@ class Transfer:
     """Clean images, and as many examples of the pool, each source by its weight.
 
     Half of the examples keep their whole perturbation, the others half of it or more: the score
-    shall not be asked to tell a clean image from one that is nearly so.
+    shall not be asked to tell a clean image from one that is nearly so. Nothing is turned or
+    mirrored: an attack keeps the orientation of the nets it was crafted on.
     """
 
     images: Images
     examples: Sequence[Examples]
     weights: Sequence[float]
-    turns: Sequence[Turn]
     classes: int
 
     def lesson(self, chosen: Tensor, draw: torch.Generator) -> Lesson:
@@ -67,7 +67,7 @@ class Transfer:
         images = torch.cat((self.images.pixels[chosen].float(), moved)) / 255
         labels = self.images.labels[torch.cat((chosen, origin))]
         wanted = functional.one_hot(labels, self.classes).float()
-        return Lesson(turned(images, self.turns, draw), wanted, count)
+        return Lesson(images, wanted, count)
 
 
 @dataclass

@@ -38,7 +38,7 @@ class Settings:
     method: Method = "transfer"
     eps: float = 16.0
     steps: int = 10
-    epochs: int = 8
+    epochs: int = 12
     members: int | None = None
     fusion: FusionRule = MEAN
     preprocess: Sequence[str] = ()
@@ -46,7 +46,7 @@ class Settings:
     max_cost: float = 4.0
     max_clean_drop: float = 0.02
     false_positive_rate: float = 0.01
-    rate: float = 1e-3
+    rate: float = 3e-3
     crafted: int = 4000
     temperature: float = 20.0
     seed: int = 0

@@ -17,7 +17,7 @@ from deepfusion_toolkit.harden.pool import Examples
 from deepfusion_toolkit.report.terminal import progress
 from deepfusion_toolkit.training import Turn
 
-PATIENCE = 4
+PATIENCE = 6
 """Epochs without a better one after which training stops."""
 MEMBERS = 4
 """Members that held-out images are judged by after each epoch."""
@@ -111,7 +111,7 @@ def _teacher(
         return Distillation(images, state.soft, turns, classes)
     last = list(state.epochs[-1].figures.robust.values()) if state.epochs else [0.0] * len(examples)
     counts = [len(one.keys) for one in exam.attacked.values()]
-    return Transfer(images, examples, sampling.weights(last, counts), turns, classes)
+    return Transfer(images, examples, sampling.weights(last, counts), classes)
 
 
 def _softened(learner: Learner, images: Images) -> Tensor:

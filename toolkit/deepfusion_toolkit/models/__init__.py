@@ -4,6 +4,7 @@ from deepfusion_toolkit.models.classifier import Classifier, resized, save
 from deepfusion_toolkit.models.spec import (
     largest_size,
     load,
+    load_all,
     require_same_classes,
     smallest_side,
 )
@@ -12,6 +13,7 @@ __all__ = [
     "Classifier",
     "largest_size",
     "load",
+    "load_all",
     "require_same_classes",
     "resized",
     "save",

@@ -14,6 +14,7 @@ from torch import library, nn
 from deepfusion_edge.errors import ModelError, UsageError
 from deepfusion_toolkit.models import zoo
 from deepfusion_toolkit.models.classifier import Classifier, Normalised
+from deepfusion_toolkit.report.terminal import progress
 from deepfusion_toolkit.surgery.graph import quiet
 
 
@@ -40,6 +41,26 @@ def load(spec: str, *, image_size: tuple[int, int] | None = None) -> Classifier:
     model = _loaded(spec, image_size)
     model.spec = str(Path(spec).absolute()) if spec.endswith(".pt2") else spec
     return model
+
+
+def load_all(
+    specs: Sequence[str], *, image_size: tuple[int, int] | None = None
+) -> list[Classifier]:
+    """Load classifiers one after the other, with a progress line.
+
+    Args:
+        specs: as ``load`` reads them.
+        image_size: see ``load``.
+
+    Raises:
+        UsageError, ModelError: see ``load``.
+    """
+    with progress("loading models", len(specs)) as advance:
+        loaded = []
+        for spec in specs:
+            loaded.append(load(spec, image_size=image_size))
+            advance(1)
+    return loaded
 
 
 def _loaded(spec: str, image_size: tuple[int, int] | None) -> Classifier:

@@ -1,5 +1,6 @@
 """Tracing a network to plain ATen operators, and what can be read off such a graph."""
 
+import copy
 import inspect
 import operator
 import warnings
@@ -167,12 +168,16 @@ def _one_batch_norm(module: GraphModule) -> None:
         module.graph.erase_node(node)
 
 
-def adapt_batch_norm(module: GraphModule, adapt: bool) -> None:
-    """Let batch norms use and follow the statistics of each batch (fine-tuning), or freeze them."""
-    for node in module.graph.nodes:
+def following_batches(module: GraphModule) -> GraphModule:
+    """A twin for training: batch norms use the statistics of each batch, and follow them.
+
+    It shares all parameters and buffers with ``module``, which keeps its frozen statistics.
+    """
+    graph = copy.deepcopy(module.graph)
+    for node in graph.nodes:
         if node.target == aten.batch_norm.default:
-            node.update_arg(5, adapt)
-    module.recompile()
+            node.update_arg(5, True)
+    return GraphModule(module, graph)
 
 
 def shape_of(node: Node) -> tuple[int | torch.SymInt, ...] | None:

@@ -8,7 +8,7 @@ from torch.nn import functional
 from deepfusion_edge.erosion import Site
 from deepfusion_edge.errors import ModelError
 from deepfusion_toolkit.models import Classifier
-from deepfusion_toolkit.surgery import DEFAULT_STRENGTH, erode, find_sites, prefix_share
+from deepfusion_toolkit.surgery import DEFAULT_STRENGTH, erode, find_sites, graph, prefix_share
 from deepfusion_toolkit.surgery.graph import trace
 
 KINDS = ("skip", "activation", "norm")
@@ -271,3 +271,27 @@ def test_control_flow_on_data_is_refused_in_one_line():
     with pytest.raises(ModelError, match=r"cannot be traced by torch\.export") as caught:
         trace(NotTraceable(), SIZE)
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_is_exported_once_as_long_as_its_tensors_are_the_same(draws, monkeypatch):
+    exported = []
+    export = graph.export_program
+
+    def counting(*args, **more):
+        exported.append(args)
+        return export(*args, **more)
+
+    monkeypatch.setattr(graph, "export_program", counting)
+    net, pixels = LinearSkip(), draws(2, 3, *SIZE)
+    model = classifier(net)
+    erode(model, sites_of(model))  # changes its own copy of the graph alone
+    assert torch.equal(trace(model.core, SIZE).module(pixels), net(pixels))
+    assert len(exported) == 1
+    with torch.no_grad():
+        net.inner.weight.mul_(2)  # in place, as training does
+    assert torch.equal(trace(model.core, SIZE).module(pixels), net(pixels))
+    assert len(exported) == 1
+    net.inner.weight = nn.Parameter(draws(3, 3, 1, 1))
+    assert torch.equal(trace(model.core, SIZE).module(pixels), net(pixels))
+    trace(model.core, (6, 6))
+    assert len(exported) == 3

@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -111,19 +112,28 @@ class Traced:
         return (nodes & self.weighted).bit_count()
 
 
+class _Key(NamedTuple):
+    """What an export was made for."""
+
+    size: tuple[int, int]
+    tensors: tuple[Tensor, ...]
+
+    def holds(self, size: tuple[int, int], tensors: tuple[Tensor, ...]) -> bool:
+        """Whether it would be the same one; tensors are shared, so their identity counts."""
+        same = len(tensors) == len(self.tensors) and all(map(operator.is_, tensors, self.tensors))
+        return same and size == self.size
+
+
 def trace(core: nn.Module, size: tuple[int, int]) -> Traced:
     """Export and decompose a network for images of one size.
 
     Raises:
         ModelError: torch.export refuses it.
     """
-    program = export_program(core, (torch.full((2, 3, *size), 0.5),), batch_of=(0,))
+    exported = _decomposed(core, size)
     with quiet():
-        program = program.run_decompositions({})
-        options = inspect.signature(program.module).parameters
-        unguarded = {"check_guards": False} if "check_guards" in options else {}
-        exported = program.module(**unguarded)
-    module = GraphModule(exported, exported.graph)  # an exported module forbids train() and eval()
+        graph = copy.deepcopy(exported.graph)
+    module = GraphModule(exported, graph)  # an exported module forbids train() and eval()
     _one_batch_norm(module)
     for node in list(module.graph.nodes):
         if node.op == "call_module" and not node.users:  # guards of older releases
@@ -148,6 +158,26 @@ def trace(core: nn.Module, size: tuple[int, int]) -> Traced:
             channel[node] = dim
     weighted = sum(1 << at for at, node in enumerate(inside) if node.target in WEIGHTED)
     return Traced(module, image, logits, inside, ancestors, channel, weighted)
+
+
+_KEPT: WeakKeyDictionary[nn.Module, tuple[_Key, GraphModule]] = WeakKeyDictionary()
+"""The last export of each network: a command traces the same one many times, seconds each."""
+
+
+def _decomposed(core: nn.Module, size: tuple[int, int]) -> GraphModule:
+    """The exported network; kept as long as the network lives and has the very same tensors."""
+    tensors = (*core.parameters(), *core.buffers())
+    kept = _KEPT.get(core)
+    if kept and kept[0].holds(size, tensors):
+        return kept[1]
+    program = export_program(core, (torch.full((2, 3, *size), 0.5),), batch_of=(0,))
+    with quiet():
+        program = program.run_decompositions({})
+        options = inspect.signature(program.module).parameters
+        unguarded = {"check_guards": False} if "check_guards" in options else {}
+        exported: GraphModule = program.module(**unguarded)
+    _KEPT[core] = _Key(size, tensors), exported
+    return exported
 
 
 def _one_batch_norm(module: GraphModule) -> None:

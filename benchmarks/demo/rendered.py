@@ -20,8 +20,9 @@ def run(args: argparse.Namespace) -> int:
         images=Rendered(train=250, test=50),
         surrogates=("residual", "fire"),
         target="depthwise",
-        epochs=8,
-        harden_epochs=6,
+        epochs=7,
+        harden_epochs=5,
+        members=4,
         crafted=1400,
         remarks=(
             (

@@ -14,6 +14,9 @@ from deepfusion_toolkit import plan as plans
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.files import write_bytes
 from deepfusion_toolkit.harden import Settings, budget, harden, places, run, training
+from deepfusion_toolkit.harden import learner as learner_room
+from deepfusion_toolkit.harden.images import images_of
+from deepfusion_toolkit.harden.lessons import Distillation
 from deepfusion_toolkit.harden.search import Grid
 from deepfusion_toolkit.models import load, save
 from deepfusion_toolkit.report.hardening import page_of
@@ -224,6 +227,22 @@ def test_a_broken_budget_is_mended_by_mixing_weights_or_nothing_is_written(
     with pytest.raises(ModelError, match="no plan keeps clean accuracy within"):
         hardened(data, tmp_path / "none", strict)
     assert [p.name for p in (tmp_path / "none").iterdir()] == ["m.work"]
+
+
+def test_batch_norms_forget_what_they_had_before_they_settle(data):
+    model, grid, *_ = surgery()
+    images = images_of(data, model.size)
+    pupil = learner_room.Learner(grid.places[0][0], QUICK, len(images.keys), model.classes)
+    teacher = Distillation(images, None, (), model.classes)
+    parameters = [p.clone() for p in pupil.trained]
+    (mean,) = (b for n, b in model.core.named_buffers() if n.endswith("running_mean"))
+    found = []
+    for start in (0.0, 100.0):
+        mean.fill_(start)
+        pupil.settle(teacher)
+        found.append(mean.clone())
+    torch.testing.assert_close(found[0], found[1], atol=0.3, rtol=0)  # 100 * 0.9**60 is 0.18
+    assert all(map(torch.equal, parameters, pupil.trained))
 
 
 def test_the_model_appears_only_with_its_plan(data, tmp_path):

@@ -170,7 +170,7 @@ def _harden(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eps", type=float, default=16.0, help="budget in 1/255 (%(default)s)")
     parser.add_argument("--steps", type=int, default=10, help="of the attack (%(default)s)")
     parser.add_argument(
-        "--epochs", type=int, default=12, help="of training, at most; 0: plan only (%(default)s)"
+        "--epochs", type=int, default=16, help="of training, at most; 0: plan only (%(default)s)"
     )
     parser.add_argument("--members", type=int, metavar="K", help="members to fuse (searched)")
     parser.add_argument(

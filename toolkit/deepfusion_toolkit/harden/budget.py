@@ -1,6 +1,6 @@
 """The clean-accuracy budget: which weights and which plan keep it on all held-out images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -65,11 +65,19 @@ class Budget:
 
 
 class Ways(NamedTuple):
-    """A model's own tensors, their values before training, and those of the best epoch."""
+    """Weights to choose from.
+
+    Attributes:
+        own: the model's tensors.
+        first: their values before training.
+        trained: those of the best epoch.
+        settle: called after mixing; statistics of batch norms do not mix as weights do.
+    """
 
     own: Sequence[Tensor]
     first: Sequence[Tensor]
     trained: Sequence[Tensor]
+    settle: Callable[[], None]
 
 
 def choose(
@@ -100,6 +108,8 @@ def choose(
     for mix in MIXES if ways else (0.0,):
         if ways:
             restore(ways.own, blend(ways.first, ways.trained, mix))
+            if 0 < mix < 1:
+                ways.settle()
         points = grid.search(exam, seed)
         for point in ranked(points, budget.least_exam)[:TRIES]:
             judged = verdicts(

@@ -9,7 +9,7 @@ from torch import Tensor
 from deepfusion_edge.erosion import sample, stream_of
 from deepfusion_edge.errors import ModelError
 from deepfusion_toolkit.defence import Defended
-from deepfusion_toolkit.harden.lessons import Teacher, stream
+from deepfusion_toolkit.harden.lessons import Lesson, Teacher, stream
 from deepfusion_toolkit.harden.loss import loss_of
 from deepfusion_toolkit.harden.settings import Settings
 from deepfusion_toolkit.surgery.graph import following_batches
@@ -21,6 +21,8 @@ BATCH = 16
 WARM = 0.1
 """Share of the steps in which the learning rate rises."""
 DECAY = 1e-3
+SETTLE = 60
+"""Batches after which nothing is left of a batch norm's old statistics (momentum .1)."""
 
 
 class Learner:
@@ -68,23 +70,34 @@ class Learner:
                 weight.requires_grad_(False)
         return total / self.steps
 
-    def _step(self, step: int, teacher: Teacher, chosen: Tensor, draw: torch.Generator) -> float:
-        lesson = teacher.lesson(chosen, draw)
+    def settle(self, teacher: Teacher) -> None:
+        """Let batch norms find their statistics for weights that were mixed, not trained."""
+        draw = stream(self.settings.seed, "settle")
+        batches = torch.randperm(self.images, generator=draw).split(BATCH)
+        with torch.no_grad():
+            for at in range(SETTLE):
+                lesson = teacher.lesson(batches[at % len(batches)], draw)
+                self._look(lesson, stream_of("settle", at))
+
+    def _look(self, lesson: Lesson, drawn: int) -> tuple[Tensor, Tensor]:
+        """Logits and features [MEMBERS, M, ...] of M images."""
         device = self.trained[0].device
         images = lesson.images.to(device, memory_format=torch.channels_last)
         count = len(images)
-        factors = sample(
-            self.model.sites,
-            seed=self.settings.seed,
-            stream=stream_of("harden", step),
-            members=MEMBERS * count,
+        rows = sample(
+            self.model.sites, seed=self.settings.seed, stream=drawn, members=MEMBERS * count
         )
         shown = self.model.prepared(images).repeat(MEMBERS, 1, 1, 1)
-        logits, features = self._live(shown, torch.from_numpy(factors).to(device))
+        logits, features = self._live(shown, torch.from_numpy(rows).to(device))
+        return logits.view(MEMBERS, count, -1), features.view(MEMBERS, count, -1)
+
+    def _step(self, step: int, teacher: Teacher, chosen: Tensor, draw: torch.Generator) -> float:
+        lesson = teacher.lesson(chosen, draw)
+        logits, features = self._look(lesson, stream_of("harden", step))
         loss = loss_of(
-            logits.view(MEMBERS, count, -1),
-            features.view(MEMBERS, count, -1),
-            lesson.wanted.to(device),
+            logits,
+            features,
+            lesson.wanted.to(logits.device),
             lesson.attacked,
             self.settings.temperature if self.settings.method == "distillation" else 1.0,
         )

@@ -26,7 +26,7 @@ from deepfusion_toolkit.harden.pool import Examples, Workshop
 from deepfusion_toolkit.harden.result import Result, Sample, plan_of
 from deepfusion_toolkit.harden.search import Grid
 from deepfusion_toolkit.harden.settings import Settings
-from deepfusion_toolkit.harden.training import train
+from deepfusion_toolkit.harden.training import teacher_of, train
 from deepfusion_toolkit.label_order import require_fitting_labels
 from deepfusion_toolkit.models import Classifier, require_same_classes, save
 from deepfusion_toolkit.policy import possible
@@ -58,7 +58,8 @@ def harden(
     Args:
         model: what is hardened, in place.
         dataset: training images; a share of them is held out.
-        surrogates: public models; examples are crafted on them and on the undefended model.
+        surrogates: public models; without any, methods other than "transfer" are judged on
+            examples of the model itself.
         out: model file to write.
         plan_out: plan to write; both are written or none.
         settings: see ``Settings``.
@@ -160,7 +161,7 @@ def _train(
     identity = identity_of(model, surrogates, images, held, settings)
     begun = checkpoint.load(work / CHECKPOINT, identity) if resume else None
     turns = harmless_turns(model, held, settings.max_clean_drop)
-    workshop = Workshop(_attacked(model, surrogates), settings, work / POOL, device)
+    workshop = Workshop(surrogates or [model], settings, work / POOL, device)
     examples: list[Examples] = []
     if settings.method == "transfer":
         each = ceil(settings.crafted / len(workshop.sources))
@@ -182,23 +183,18 @@ def _train(
     )  # fmt: skip
     _move(learner.weights, "cpu")
     learner.model.preprocess.to("cpu")
-    return _Trained(Ways(learner.weights, first, state.best), exam, state.epochs, samples)
+
+    def settle() -> None:
+        learner.settle(teacher_of(learner, images, examples, exam, turns, state))
+
+    ways = Ways(learner.weights, first, state.best, settle)
+    return _Trained(ways, exam, state.epochs, samples)
 
 
 def _drawn(images: Images, seed: int) -> Images:
     """As many of the held-out images as an epoch is judged on, by the seed and their names."""
     order = sorted(range(len(images.keys)), key=lambda n: stream_of("exam", seed, images.keys[n]))
     return images.some(order[:EXAM])
-
-
-def _attacked(model: Classifier, surrogates: Sequence[Classifier]) -> list[Classifier]:
-    """What examples are crafted on: public models, and the model itself as it is before training.
-
-    What fools the undefended model is what other people's attacks on it have in common.
-    """
-    own = plans.fingerprint(model.core)
-    known = any(plans.fingerprint(s.core) == own for s in surrogates)
-    return [*surrogates, *([] if known else [model])]
 
 
 def _grey_box(model: Classifier, surrogates: Sequence[Classifier]) -> list[str]:

@@ -38,7 +38,7 @@ class Settings:
     method: Method = "transfer"
     eps: float = 16.0
     steps: int = 10
-    epochs: int = 12
+    epochs: int = 16
     members: int | None = None
     fusion: FusionRule = MEAN
     preprocess: Sequence[str] = ()

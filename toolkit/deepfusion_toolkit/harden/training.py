@@ -64,7 +64,7 @@ def train(
             if stopped(state):
                 advance(total - number * learner.steps)
                 break
-            teacher = _teacher(learner, images, examples, exam, turns, state)
+            teacher = teacher_of(learner, images, examples, exam, turns, state)
             loss = learner.epoch(number, teacher, advance)
             found = examine(learner.model, exam, (MEMBERS,), settings.seed)[MEMBERS]
             odds = teacher.weights if isinstance(teacher, Transfer) else ()
@@ -94,7 +94,7 @@ def stopped(state: State) -> bool:
     return len(state.epochs) - state.best_number >= PATIENCE
 
 
-def _teacher(
+def teacher_of(
     learner: Learner,
     images: Images,
     examples: Sequence[Examples],
@@ -102,6 +102,7 @@ def _teacher(
     turns: Sequence[Turn],
     state: State,
 ) -> Teacher:
+    """What the next epoch is taught by."""
     settings, classes = learner.settings, learner.classes
     if settings.method == "adversarial":
         return Adversarial(images, learner.model, settings, turns, classes)

@@ -108,21 +108,17 @@ def test_a_hardened_model_and_its_plan_belong_together(data, tmp_path, monkeypat
     parts = split(data)
     assert plan.figures["held_out"] == len(parts.held_out) == plan.thresholds.calibration_images
     pixels, labels = pixels_of(parts.held_out, saved.size)
-    assert plan.figures["accuracy"] == accuracy(saved, pixels, labels) == 1.0
-    assert plan.figures["clean_accuracy_before"] < 1.0
-    assert plan.figures["fused_accuracy"] > 0.8
+    assert plan.figures["accuracy"] == accuracy(saved, pixels, labels)
+    # a few images, a net nobody trained before: it has learnt, and of both kinds
+    assert plan.figures["accuracy"] > plan.figures["clean_accuracy_before"] + 0.4
+    assert plan.figures["fused_accuracy"] > plan.figures["clean_accuracy_before"] + 0.4
+    assert plan.figures["robust_accuracy"] > 0.8
     assert plan.figures["cost"] == pytest.approx(1 + 3 * (1 - plan.prefix_share))
     assert not any(p.requires_grad for p in model.parameters())
     said = result.as_json()
     assert said["chosen"] in said["pareto"]
     page = page_of(result, "learner", data)
-    for words in (
-        "mi on all",
-        "fgsm on public",
-        "fgsm on learner",
-        "AUROC",
-        "Plans that no other one beats",
-    ):
+    for words in ("mi on public", "fgsm on public", "AUROC", "Plans that no other one beats"):
         assert words in page
 
 

@@ -200,7 +200,7 @@ class Passes:
 
     def require_finite(self, gradient: Tensor, members: Sequence[int]) -> None:
         """Refuse a gradient that is not finite, naming who passed."""
-        if not torch.isfinite(gradient).all():
+        if not torch.isfinite(gradient.sum()):  # pixel by pixel costs a hundredth of an attack
             names = ", ".join(self.surrogates[m].name for m in members)
             raise ModelError(
                 f"the gradient of {names} is not finite",

@@ -58,6 +58,7 @@ class Settings:
         attack_steps: iterations of both attacks.
         batch: images attacked at once, None takes the command's own; less needs less memory.
         members: K, None takes the command's own.
+        shared: least share of the work that members have in common, None takes the command's own.
         seed: of images, training, attack and hardening.
         remarks: paragraphs of the report that are true of this journey alone.
     """
@@ -75,6 +76,7 @@ class Settings:
     attack_steps: int = 10
     batch: int | None = None
     members: int | None = None
+    shared: float | None = None
     seed: int = 0
     remarks: tuple[str, ...] = ()
 
@@ -242,6 +244,8 @@ class Journey:
             words += ["--false-positive-rate", f"{settings.false_positive_rate:g}"]
         if settings.members is not None:
             words += ["--members", str(settings.members)]
+        if settings.shared is not None:
+            words += ["--shared", f"{settings.shared:g}"]
         words += ["--out", self.hardened, "--plan", self.plan]
         trained = settings.harden_epochs != 0
         title = "Harden the target" if trained else "Choose where to erode, without training"

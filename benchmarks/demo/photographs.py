@@ -21,6 +21,7 @@ def run(args: argparse.Namespace) -> int:
         surrogates=("efficientnet-lite1", "efficientnet-lite2"),
         target="efficientnet-lite0",
         harden_epochs=0,
+        shared=0.5,
         false_positive_rate=0,
         batch=5,
         remarks=(

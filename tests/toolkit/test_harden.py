@@ -26,6 +26,7 @@ from deepfusion_toolkit.training import accuracy, pixels_of, split
 from tests.toolkit import attack_nets as nets
 
 QUICK = Settings(
+    shared=0.5,  # no site of this net comes later
     steps=1, members=4, crafted=24, false_positive_rate=0.5, max_clean_drop=1.0, max_cost=64,
     epochs=2,
 )  # fmt: skip

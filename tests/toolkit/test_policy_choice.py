@@ -11,6 +11,8 @@ from deepfusion_edge.policy import Level, Trend, follow
 from deepfusion_toolkit import policy as policies
 from deepfusion_toolkit.adaptive import compare
 from deepfusion_toolkit.calibrate import calibrate
+from deepfusion_toolkit.harden import Settings as Hardening
+from deepfusion_toolkit.harden import search
 from deepfusion_toolkit.policy import (
     FALSE_ALARM,
     GOAL,
@@ -97,6 +99,11 @@ def test_the_least_prefix_share_is_where_a_policy_begins(members, rate, goal):
         with pytest.raises(ModelError, match=r"erode later layers") as caught:
             starts(members, least - 1e-4, rate=rate, goal=goal)
         assert f"they share {least:.1%}" in caught.value.remedy
+
+
+def test_what_members_share_by_default_leaves_room_for_a_policy():
+    default = Hardening()
+    assert starts(max(search.MEMBERS), default.shared, rate=default.false_positive_rate)
 
 
 def test_the_more_is_shared_the_more_can_begin():

@@ -25,7 +25,8 @@ class Settings:
         members: K; None: searched.
         fusion: how their predictions are fused.
         preprocess: stages before the network, as ``preprocess.parse`` reads them.
-        shared: least share of the multiply-adds that members have in common, in [0, 1).
+        shared: least share of the multiply-adds that members have in common, in [0, 1). From the
+            default on, an adaptive policy over eight members keeps its goal (a test holds that).
         max_cost: most that the fused prediction may cost, in plain inferences.
         max_clean_drop: how much accuracy the defence may cost on held-out images, in [0, 1].
         false_positive_rate: of the flags, on clean images; 0: no thresholds, nothing is flagged.
@@ -42,7 +43,7 @@ class Settings:
     members: int | None = None
     fusion: FusionRule = MEAN
     preprocess: Sequence[str] = ()
-    shared: float = 0.5
+    shared: float = 0.76
     max_cost: float = 4.0
     max_clean_drop: float = 0.02
     false_positive_rate: float = 0.01

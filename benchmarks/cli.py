@@ -13,6 +13,7 @@ COMMANDS = {
     "demo-imagenet": "benchmarks.demo.photographs",
     "journey": "benchmarks.demo.own",
     "attack": "benchmarks.attack.command",
+    "coverage": "benchmarks.coverage.command",
     "defence": "benchmarks.defence.command",
     "latency": "benchmarks.latency",
 }

@@ -1,4 +1,4 @@
-"""``deepfusion-export``: key pairs and signed bundles; heavy imports are lazy."""
+"""``deepfusion-export``: key pairs, signed bundles and lint; heavy imports are lazy."""
 
 import argparse
 import json
@@ -14,6 +14,13 @@ from deepfusion_export import __version__
 
 MAX_SEQUENCE = 2**53 - 1
 MAX_DAYS = 36_500
+RUNTIMES = {
+    "onnxruntime": "ONNX Runtime",
+    "tensorrt-10.3": "TensorRT 10.3",
+    "tensorrt-11": "TensorRT 11",
+    "agent": "agent",
+}
+"""What ``lint --runtime`` calls them, and what ``lint`` itself does."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
     style = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         prog="deepfusion-export",
-        description="Make signing keys, and pack hardened models into a signed bundle.",
+        description="Make signing keys, pack hardened models into a signed bundle, and say before"
+        " which runtimes will take a model.",
         epilog=console.EXIT_CODES,
         formatter_class=style,
     )
@@ -100,6 +108,26 @@ def build_parser() -> argparse.ArgumentParser:
         help="devices refuse the bundle afterwards (default: 365)",
     )
     bundle.add_argument("--force", action="store_true", help="replace LINE.DFB if it exists")
+    lint = add("lint", _lint, "Say what ONNX Runtime, TensorRT and the agent refuse, and why.")
+    lint.add_argument(
+        "model",
+        nargs="+",
+        metavar="MODEL",
+        help="an .onnx file, or SPECs as for bundle: they are exported in memory first",
+    )
+    lint.add_argument(
+        "--plan",
+        type=Path,
+        metavar="PLAN.JSON",
+        help="the models' plan; without it they are eroded in every way they allow",
+    )
+    lint.add_argument(
+        "--runtime",
+        action="append",
+        choices=tuple(RUNTIMES),
+        metavar="NAME",
+        help=f"one of {', '.join(RUNTIMES)}; one option each (default: all)",
+    )
     return parser
 
 
@@ -158,6 +186,49 @@ def _bundle(options: argparse.Namespace) -> int:
     }
     _say(options, result, "wrote")
     return 0
+
+
+def _lint(options: argparse.Namespace) -> int:
+    from deepfusion_edge.errors import ModelError
+    from deepfusion_export.lint import folded, lint, read_onnx
+
+    specs: list[str] = options.model
+    if any(spec.endswith(".onnx") for spec in specs):
+        if len(specs) > 1 or options.plan is not None:
+            raise UsageError(
+                f"{specs[0]} with other models or a plan", "lint an .onnx file alone: it is a graph"
+            )
+        graph = read_onnx(Path(specs[0]))
+    else:
+        graph = _exported(specs, options.plan)
+    wanted = [RUNTIMES[name] for name in options.runtime or RUNTIMES]
+    found = lint(graph, wanted)
+    refusing = [name for name in wanted if any(f.refused and f.runtime == name for f in found)]
+    if options.json:
+        result = {
+            "bytes": len(graph),
+            "runtimes": {name: name not in refusing for name in wanted},
+            "findings": [finding._asdict() for finding in found],
+        }
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        silent = [name for name in wanted if name not in refusing]
+        lines = [finding.line for finding in folded(found)]
+        lines += [f"{name}: nothing is refused" for name in silent]
+        sys.stdout.writelines(console.one_line(line) + "\n" for line in lines)
+    return ModelError.exit_code if refusing else 0
+
+
+def _exported(specs: list[str], plan: Path | None) -> bytes:
+    _progress(f"loading {', '.join(specs)}")
+    from deepfusion_export.lint import example
+    from deepfusion_toolkit import models
+    from deepfusion_toolkit import plan as plans
+
+    loaded = [models.load(spec) for spec in specs]
+    decided = None if plan is None else plans.read(plan, *loaded)
+    _progress("exporting in memory")
+    return example(loaded, decided)
 
 
 def _utc(moment: datetime) -> str:

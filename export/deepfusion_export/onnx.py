@@ -114,7 +114,10 @@ def _export(
             data = b"" if proto is None else proto.SerializeToString()
         return _without_notes(data)
     except Exception as error:  # the exporter raises dozens of kinds, and protobuf its own
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        root: BaseException = error  # the outer ones say only which step failed
+        while root.__cause__ is not None:
+            root = root.__cause__
+        first = (str(root).strip().splitlines() or [type(root).__name__])[0]
         raise ModelError(
             f"{name} cannot be exported to ONNX ({first[:300]})",
             "use layers that torch.onnx knows, and less than 2 GB of weights",

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import zipfile
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,6 +19,27 @@ from deepfusion_toolkit.surgery.graph import export_program
 from tests.toolkit import tiny_nets
 
 HERE = "tests.toolkit.test_models"
+
+
+def breaks() -> nn.Module:
+    raise KeyError("weights")
+
+
+class Named(NamedTuple):
+    logits: torch.Tensor
+
+
+class WithNames(nn.Module):
+    """Scores under a name, as transformers' classifiers give them."""
+
+    input_size = (8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Mean()
+
+    def forward(self, x):
+        return Named(self.inner(x))
 
 
 class Mean(nn.Module):
@@ -91,6 +113,14 @@ def test_a_batch_fixed_at_export_is_refused(tmp_path):
     refused(path, "fixed to a batch of 4")
 
 
+def test_an_image_size_left_open_is_refused(tmp_path):
+    path = tmp_path / "open.pt2"
+    free = {0: torch.export.Dim("N"), 2: torch.export.Dim("H", min=4), 3: torch.export.Dim("W")}
+    image = (torch.rand(4, 3, 8, 9),)
+    torch.export.save(torch.export.export(Mean().eval(), image, dynamic_shapes=(free,)), path)
+    refused(path, "takes images of any size")
+
+
 def test_other_inputs_than_one_image_are_refused(tmp_path):
     path = tmp_path / "grey.pt2"
     torch.export.save(export_program(nn.Flatten(), (torch.rand(4, 1, 8, 8),), batch_of=(0,)), path)
@@ -124,10 +154,18 @@ def test_a_factory_gives_a_classifier():
     assert load(f"{HERE}:Mean", image_size=(8, 8)).size == (8, 8)
 
 
+def test_scores_under_the_name_logits_are_taken():
+    model = load(f"{HERE}:WithNames")
+    image = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(image), model.core.net.inner(image))
+    assert model.classes == 5
+
+
 @pytest.mark.parametrize(
     ("attribute", "said"),
     [
         ("nothing", "cannot be imported"),
+        ("breaks", r"breaks \(KeyError: 'weights'\)"),
         ("no_module", "returned str, not a torch.nn.Module"),
         ("Mean", "does not say its input size"),
     ],
@@ -140,6 +178,12 @@ def test_a_factory_in_no_module_is_refused():
     refused("no.such.module:net", "cannot be imported")
 
 
+def test_a_module_that_fails_to_import_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "divides_by_zero.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    refused("divides_by_zero:net", r"cannot be imported \(ZeroDivisionError: ")
+
+
 class Wrong(nn.Module):
     """Outputs that are no class scores."""
 
@@ -149,10 +193,11 @@ class Wrong(nn.Module):
 
     def forward(self, x):
         pooled = x.mean((2, 3))
-        return {"maps": x, "tuple": (pooled, pooled), "one": pooled[:1]}[self.kind]
+        one = {"one image": pooled[:1], "one class": pooled[:, :1]}
+        return {"maps": x, "tuple": (pooled, pooled), **one}[self.kind]
 
 
-@pytest.mark.parametrize("kind", ["maps", "tuple", "one"])
+@pytest.mark.parametrize("kind", ["maps", "tuple", "one image", "one class"])
 def test_outputs_that_are_no_logits_are_refused(kind):
     with pytest.raises(ModelError, match=r"class scores are \(2, C\)"):
         Classifier(Wrong(kind), name="wrong", size=(8, 8))
@@ -225,9 +270,9 @@ def test_timm_says_which_names_and_weights_are_not_there():
         "os.environ['HF_HUB_OFFLINE'] = '1'\n"
         "os.environ['HF_HOME'] = os.devnull\n"
         "from deepfusion_edge.errors import ModelError\n"
-        "from deepfusion_toolkit.models import load, spec\n"
-        "spec._define_missing_torchvision_operators()\n"
-        "import timm\n"
+        "from deepfusion_toolkit.models import load\n"
+        "from deepfusion_toolkit.models.vision import import_vision\n"
+        "timm = import_vision('timm')\n"
         "print(timm.is_model('resnet18'))\n"
         "for name in ('no_such_model', 'resnet18.a1_in1k'):\n"
         "    try:\n"

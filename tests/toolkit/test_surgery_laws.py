@@ -205,6 +205,70 @@ def test_only_the_wanted_kinds_are_found_with_their_strength():
         find_sites(traced, ("norm",), DEFAULT_STRENGTH)
 
 
+class Folded(nn.Module):
+    """Two halves of each image become rows of the batch, as windows and patches do.
+
+    logits = mean over pixels and halves of W relu(half), each half with its own weight.
+    """
+
+    def __init__(self, before: bool = False) -> None:
+        super().__init__()
+        self.inner, self.before = nn.Conv2d(3, 5, 1, bias=False), before
+        nn.init.uniform_(
+            self.inner.weight, 0.1, 1.0
+        )  # images are not negative: no closed rectifier
+        self.halves = nn.Parameter(torch.tensor([1.0, 3.0])[:, None, None, None])
+
+    def folded(self, x):
+        return x.reshape(-1, 3, 2, 2, 4).permute(0, 2, 1, 3, 4).reshape(-1, 3, 2, 4)
+
+    def forward(self, x):
+        y = functional.relu(self.inner(self.folded(functional.silu(x) if self.before else x)))
+        return (y.unflatten(0, (-1, 2)) * self.halves).mean((1, 3, 4))
+
+
+class FoldedHalvesFirst(Folded):
+    """The rows of one image lie apart: first halves of all images, then second halves."""
+
+    def folded(self, x):
+        return x.reshape(-1, 3, 2, 2, 4).permute(2, 0, 1, 3, 4).reshape(-1, 3, 2, 4)
+
+    def forward(self, x):
+        y = functional.relu(self.inner(self.folded(x)))
+        return (y.unflatten(0, (2, -1)) * self.halves[:, None]).mean((0, 3, 4))
+
+
+def test_a_factor_reaches_all_rows_of_its_image(draws):
+    model = classifier(Folded())
+    (site,) = sites_of(model)
+    assert (site.kind, site.channels) == ("activation", 5)
+    images, factors = draws(4, 3, *SIZE), 0.5 + draws(4, 5)
+    plain = model(images)
+    assert len(plain.unique()) == plain.numel()
+    eroded = erode(model, (site,))
+    torch.testing.assert_close(eroded(images, factors).logits, factors * plain)
+    torch.testing.assert_close(eroded(images[:1], factors).logits, factors * plain[:1])
+
+
+def test_what_is_computed_once_is_repeated_where_rows_are_folded(draws):
+    model = classifier(Folded(before=True))
+    sites = sites_of(model)
+    assert [s.channels for s in sites] == [3, 5]
+    image, factors = draws(1, 3, *SIZE), 0.5 + draws(4, 8)
+    eroded = erode(model, sites)
+    alone = torch.cat([eroded(image, row[None]).logits for row in factors])
+    torch.testing.assert_close(eroded(image, factors).logits, alone)
+    assert float(alone.std(0).min()) > 1e-3
+
+
+def test_where_the_rows_of_an_image_lie_apart_nothing_is_eroded(draws):
+    images = draws(4, 3, *SIZE)
+    net = FoldedHalvesFirst()
+    torch.testing.assert_close(net(images[:1]), net(images)[:1])
+    with pytest.raises(ModelError, match="no site"):
+        sites_of(classifier(FoldedHalvesFirst()))
+
+
 class Stages(nn.Module):
     """Two convolutions, an activation between them, a linear head."""
 

@@ -1,7 +1,8 @@
 """Where feature-space fusion taps a network: a late, semantically rich map before the pooling."""
 
 from deepfusion_edge.errors import ModelError
-from deepfusion_toolkit.surgery.graph import Erodible, shape_of, trace
+from deepfusion_toolkit.surgery.graph import Erodible, trace
+from deepfusion_toolkit.surgery.rows import shape_of
 from deepfusion_toolkit.surgery.sites import ACTIVATIONS, SUMS
 
 DEPTH = 0.7

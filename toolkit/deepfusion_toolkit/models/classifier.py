@@ -28,6 +28,18 @@ class Normalised(nn.Module):
         return self.net((image - self.mean) / self.std)  # type: ignore[no-any-return]
 
 
+class Scores(nn.Module):
+    """The ``logits`` of a network that names its outputs, as the transformers library does."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: Tensor) -> Tensor:
+        """RGB [N, 3, H, W] in [0, 1] -> logits [N, C]."""
+        return self.net(image).logits  # type: ignore[no-any-return]
+
+
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize [N, 3, H, W] to (height, width), differentiably, as Pillow does."""
     if tuple(image.shape[-2:]) == size:
@@ -66,7 +78,15 @@ class Classifier(nn.Module):
                     f"model {name} does not run on RGB images of {size[0]}x{size[1]} ({first})",
                     "give a classifier for [N, 3, H, W] inputs with a dynamic batch",
                 ) from error
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != 2:  # noqa: PLR2004
+        named = getattr(logits, "logits", None)
+        if isinstance(named, Tensor):
+            self.core, logits = Scores(self.core), named
+        if (
+            not isinstance(logits, Tensor)
+            or logits.ndim != 2  # noqa: PLR2004 - images and classes
+            or logits.shape[0] != 2  # noqa: PLR2004
+            or logits.shape[1] < 2  # noqa: PLR2004
+        ):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ModelError(
                 f"model {name} gives {shape} for two images, class scores are (2, C)",

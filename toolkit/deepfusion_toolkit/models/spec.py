@@ -1,7 +1,5 @@
 """SPEC -> Classifier: a ``.pt2`` file, ``timm:NAME``, ``module.path:factory`` or a zoo name."""
 
-import importlib
-import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -9,11 +7,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import library, nn
+from torch import nn
 
 from deepfusion_edge.errors import ModelError, UsageError
 from deepfusion_toolkit.models import zoo
 from deepfusion_toolkit.models.classifier import Classifier, Normalised
+from deepfusion_toolkit.models.vision import import_vision
 from deepfusion_toolkit.report.terminal import progress
 from deepfusion_toolkit.surgery.graph import quiet
 
@@ -105,16 +104,19 @@ def _from_pt2(path: Path) -> Classifier:
             f"{path} is fixed to a batch of {shapes[0][0]}",
             "export it with a dynamic batch dimension",
         )
+    if not all(isinstance(n, int) for n in shapes[0][2:]):
+        raise ModelError(
+            f"{path} takes images of any size", "export it with a fixed height and width"
+        )
     height, width = (int(n) for n in shapes[0][2:])
     return Classifier(module, name=path.stem, size=(height, width))
 
 
 def _from_timm(name: str) -> Classifier:
     try:
-        _define_missing_torchvision_operators()
+        timm = import_vision("timm")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the library's own deprecations, not the user's
-            timm = importlib.import_module("timm")
             known = timm.is_model(name)
             net: nn.Module | None = timm.create_model(name, pretrained=True) if known else None
     except ImportError as error:
@@ -135,33 +137,13 @@ def _from_timm(name: str) -> Classifier:
     return Classifier(core, name=name, size=(height, width))
 
 
-_kept: list[library.Library] = []  # a library's operators go when the object goes
-
-
-def _define_missing_torchvision_operators() -> None:
-    """With a CPU build of torch, torchvision fails to import until its operators have a schema."""
-    try:
-        importlib.import_module("torchvision")
-    except ModuleNotFoundError:
-        return
-    except RuntimeError:
-        operators = library.Library("torchvision", "FRAGMENT")
-        for operator in ("nms", "qnms"):
-            operators.define(
-                f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            )
-        _kept.append(operators)
-        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
-            del sys.modules[name]  # what the failed import left behind
-
-
 def _from_factory(spec: str, image_size: tuple[int, int] | None) -> Classifier:
     module_name, _, attribute = spec.partition(":")
     try:
-        factory: Callable[[], nn.Module] = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        factory: Callable[[], nn.Module] = getattr(import_vision(module_name), attribute)
+    except Exception as error:  # a user's module can raise anything
         raise ModelError(
-            f"model '{spec}' cannot be imported ({error})",
+            f"model '{spec}' cannot be imported ({_named(error)})",
             "give module.path:factory on the Python path",
         ) from error
     if not callable(factory):
@@ -169,7 +151,13 @@ def _from_factory(spec: str, image_size: tuple[int, int] | None) -> Classifier:
             f"'{spec}' is of type {type(factory).__name__}, not a factory",
             "give a function that returns a torch.nn.Module",
         )
-    net = factory()
+    try:
+        net = factory()
+    except Exception as error:  # so can its factory
+        raise ModelError(
+            f"the factory '{spec}' breaks ({_named(error)})",
+            "repair it: it is called without arguments",
+        ) from error
     if not isinstance(net, nn.Module):
         raise ModelError(
             f"'{spec}' returned {type(net).__name__}, not a torch.nn.Module", "return the model"
@@ -180,6 +168,11 @@ def _from_factory(spec: str, image_size: tuple[int, int] | None) -> Classifier:
             f"'{spec}' does not say its input size", "set an attribute input_size = (height, width)"
         )
     return Classifier(net, name=attribute, size=(int(size[0]), int(size[1])))
+
+
+def _named(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first[:200]}"
 
 
 def smallest_side(models: Sequence[Classifier]) -> int:

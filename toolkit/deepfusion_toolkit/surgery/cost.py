@@ -7,7 +7,8 @@ import torch
 from torch.fx import Node
 
 from deepfusion_edge.erosion import Site
-from deepfusion_toolkit.surgery.graph import CONVOLUTIONS, WEIGHTED, Traced, shape_of
+from deepfusion_toolkit.surgery.graph import CONVOLUTIONS, WEIGHTED, Traced
+from deepfusion_toolkit.surgery.rows import shape_of
 from deepfusion_toolkit.surgery.sites import locate
 
 

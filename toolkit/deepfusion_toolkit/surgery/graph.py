@@ -1,12 +1,16 @@
 """Tracing a network to plain ATen operators, and what can be read off such a graph."""
 
+import contextlib
 import copy
 import inspect
+import io
+import logging
 import operator
+import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
@@ -15,6 +19,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from deepfusion_edge.errors import ModelError
+from deepfusion_toolkit.surgery.rows import rows_of_images, shape_of
 
 aten = torch.ops.aten
 
@@ -52,14 +57,20 @@ class Erodible(Protocol):
         ...
 
 
-@contextmanager
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep torch.export's notes about its own internals away from people who only use it."""
-    with warnings.catch_warnings():
+    logger = logging.getLogger("torch")
+    before = logger.level
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", message=".*", category=UserWarning, module="torch")
-        yield
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)
 
 
 def export_program(
@@ -79,9 +90,18 @@ def export_program(
     except Exception as error:  # torch.export raises dozens of kinds
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"the network cannot be traced by torch.export ({first[:300]})",
+            f"the network cannot be traced by torch.export{_place(error)} ({first[:300]})",
             "remove data-dependent control flow, keep the batch dimension free",
         ) from error
+
+
+def _place(error: Exception) -> str:
+    """Which line of the network's own code it was, where that can be said."""
+    torchs = str(Path(torch.__file__).parent)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((torchs, "<")) and frame.filename != __file__:
+            return f" at {Path(frame.filename).name}:{frame.lineno}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +115,7 @@ class Traced:
         inside: nodes that depend on the image, in order.
         ancestors: for each of these, a bit set over positions in ``inside`` (itself included).
         channel: for each of these, the dimension that counts channels, where known.
+        rows: for each of these, how many rows side by side belong to each image, where known.
         weighted: bit set of the convolutions and matrix products among them.
     """
 
@@ -104,7 +125,7 @@ class Traced:
     inside: list[Node]
     ancestors: dict[Node, int]
     channel: dict[Node, int]
-
+    rows: dict[Node, int]
     weighted: int
 
     def weighted_in(self, nodes: int) -> int:
@@ -157,7 +178,8 @@ def trace(core: nn.Module, size: tuple[int, int]) -> Traced:
         if dim is not None:
             channel[node] = dim
     weighted = sum(1 << at for at, node in enumerate(inside) if node.target in WEIGHTED)
-    return Traced(module, image, logits, inside, ancestors, channel, weighted)
+    rows = rows_of_images(inside, image)
+    return Traced(module, image, logits, inside, ancestors, channel, rows, weighted)
 
 
 _KEPT: WeakKeyDictionary[nn.Module, tuple[_Key, GraphModule]] = WeakKeyDictionary()
@@ -208,12 +230,6 @@ def following_batches(module: GraphModule) -> GraphModule:
         if node.target == aten.batch_norm.default:
             node.update_arg(5, True)
     return GraphModule(module, graph)
-
-
-def shape_of(node: Node) -> tuple[int | torch.SymInt, ...] | None:
-    """The traced shape of a node's value, or None if it is no tensor."""
-    value = node.meta.get("val")
-    return tuple(value.shape) if isinstance(value, Tensor) else None
 
 
 def _channel_dim(node: Node, known: dict[Node, int]) -> int | None:

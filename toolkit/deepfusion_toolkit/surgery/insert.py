@@ -7,10 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import Argument
 
 from deepfusion_edge.erosion import Site, width
 from deepfusion_edge.errors import ModelError
-from deepfusion_toolkit.surgery.graph import Erodible, Traced, aten, shape_of, trace
+from deepfusion_toolkit.surgery.graph import Erodible, Traced, aten, trace
+from deepfusion_toolkit.surgery.rows import multiple, shape_of
 from deepfusion_toolkit.surgery.sites import NORMS, Found, locate, penultimate
 
 BROADCASTS = {
@@ -129,33 +131,48 @@ def _multiply(traced: Traced, found: Found, column: Node) -> Node:
     """Insert one site's multiplication; return the node that now stands for its result."""
     graph, node = traced.module.graph, found.node
     shape = shape_of(node)
-    dim = traced.channel[node]
     if shape is None:
         raise ModelError(f"layer '{node.name}' has no tensor result", "leave it out of the plan")
+    dim, rows = traced.channel[node], traced.rows[node]
     if found.kind == "skip":
         shortcut = node.args[found.shortcut]  # as it is now: perhaps an eroded activation
         with graph.inserting_before(node):
-            factor = _unsqueezed(graph, column, inner=dim - 1, trailing=len(shape) - 1 - dim)
-            scaled = graph.call_function(aten.mul.Tensor, (shortcut, factor))
+            scaled = _scaled(graph, shortcut, column, shape, dim, rows)
         node.update_arg(found.shortcut, scaled)
         return node
     users = list(node.users)
-    with graph.inserting_after(node):
-        anchor = graph.call_function(aten.mul.Tensor, (node, column))  # arguments follow
-    with graph.inserting_before(anchor):
-        factor = _unsqueezed(graph, column, inner=dim - 1, trailing=len(shape) - 1 - dim)
-        value: Node = node
+    with graph.inserting_before(node.next):
         if found.kind == "norm" and (bias := _bias(node)) is not None:
             # the mask is on the weight alone: b + f * (y - b)
             shift = _unsqueezed(graph, bias, inner=0, trailing=len(shape) - 1 - dim)
             centred = graph.call_function(aten.sub.Tensor, (node, shift))
-            value = graph.call_function(aten.mul.Tensor, (centred, factor))
-            anchor.target, anchor.args = aten.add.Tensor, (value, shift)
+            scaled = _scaled(graph, centred, column, shape, dim, rows)
+            result = graph.call_function(aten.add.Tensor, (scaled, shift))
         else:
-            anchor.args = (value, factor)
+            result = _scaled(graph, node, column, shape, dim, rows)
     for user in users:
-        user.replace_input_with(node, anchor)
-    return anchor
+        user.replace_input_with(node, result)
+    return result
+
+
+def _scaled(
+    graph: Graph,
+    value: Argument,
+    column: Node,
+    shape: Sequence[int | torch.SymInt],
+    dim: int,
+    rows: int,
+) -> Node:
+    """Multiply a value of this shape by [K, channels], all rows of an image alike."""
+    rest = list(shape[1:])
+    if rows > 1:
+        value = graph.call_function(aten.reshape.default, (value, [-1, rows, *rest]))
+    inner = dim - 1 + (rows > 1)
+    factor = _unsqueezed(graph, column, inner=inner, trailing=len(shape) - 1 - dim)
+    scaled = graph.call_function(aten.mul.Tensor, (value, factor))
+    if rows > 1:
+        scaled = graph.call_function(aten.reshape.default, (scaled, [-1, *rest]))
+    return scaled
 
 
 def _bias(node: Node) -> Node | None:
@@ -222,17 +239,27 @@ def _follow_batch(traced: Traced, factors: Node) -> None:
                 node.replace_input_with(source, size_for_members(source, node))
             elif (
                 source not in member
-                and node.target not in BROADCASTS
                 and isinstance(value, Tensor)
                 and value.ndim > 0
                 # not a plain number: a head of two classes equals the traced batch of two
-                and isinstance(value.shape[0], torch.SymInt)
-                and value.shape[0] == symbol
+                and (parts := multiple(value.shape[0], symbol))
+                and (parts > 1 or node.target not in BROADCASTS)
             ):
                 with graph.inserting_before(node):
-                    wide = graph.call_function(
-                        aten.expand.default, (source, [rows, *[-1] * (value.ndim - 1)])
-                    )
+                    wide = _widened(graph, source, rows, parts, value.shape[1:])
                 node.replace_input_with(source, wide)
         if node.target == aten.view.default:
             node.target = aten.reshape.default
+
+
+def _widened(
+    graph: Graph, source: Node, rows: Node, parts: int, rest: Sequence[int | torch.SymInt]
+) -> Node:
+    """Repeat what one image has, [parts, *rest], for K members; K images stay as they are."""
+    if parts > 1:
+        source = graph.call_function(aten.reshape.default, (source, [-1, parts, *rest]))
+    inner = [-1] * (len(rest) + (parts > 1))
+    wide = graph.call_function(aten.expand.default, (source, [rows, *inner]))
+    if parts > 1:
+        wide = graph.call_function(aten.reshape.default, (wide, [-1, *rest]))
+    return wide

@@ -7,7 +7,8 @@ from torch.fx import Node
 
 from deepfusion_edge.erosion import Kind, Site
 from deepfusion_edge.errors import ModelError
-from deepfusion_toolkit.surgery.graph import WEIGHTED, Traced, aten, shape_of
+from deepfusion_toolkit.surgery.graph import WEIGHTED, Traced, aten
+from deepfusion_toolkit.surgery.rows import shape_of
 
 ACTIVATIONS = {
     aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default,
@@ -51,7 +52,9 @@ def find(traced: Traced) -> list[Found]:
     for node in traced.inside:
         dim = traced.channel.get(node)
         shape = shape_of(node)
-        if dim is None or shape is None or dim == 0:
+        if dim is None or shape is None or dim == 0 or node not in traced.rows:
+            continue
+        if traced.rows[node] > 1 and not all(isinstance(n, int) for n in shape[1:]):
             continue
         channels = shape[dim]
         if not isinstance(channels, int):

@@ -11,7 +11,7 @@ BROKER_PATH := $(PATH):/usr/local/sbin:/usr/sbin
 BUNDLE ?= demo/line.dfb
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo demo-imagenet test bench lint format types imports broker unit clean
+.PHONY: help setup demo demo-imagenet test test-gpu bench lint format types imports broker unit clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -50,6 +50,12 @@ bench: $(STAMP) ## latency ratios of the bundle that `make demo` made
 # -k: every part runs whatever the others say, and the exit code is not 0 if one of them failed.
 test: $(STAMP) ## every check and every test
 	@$(MAKE) -k --no-print-directory broker lint types imports unit
+
+# What needs a GPU is left out of make test; here it fails where there is none.
+test-gpu: $(STAMP) ## the tests that need a GPU, TensorRT and PyCUDA
+	@$(BIN)/python -c 'import tensorrt, pycuda.driver' 2>/dev/null || \
+	{ echo "test-gpu: run '$(BIN)/pip install tensorrt pycuda' on a machine with CUDA, then make test-gpu again" >&2; exit 1; }
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --gpu -m gpu $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff: rules and formatting
 	@$(BIN)/ruff check . && rules=0 || rules=1; $(BIN)/ruff format --check . && exit $$rules

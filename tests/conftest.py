@@ -1,4 +1,4 @@
-"""Fixtures of all test folders: a real MQTT broker on a free loopback port."""
+"""For all tests: a real MQTT broker on a free loopback port; what needs a GPU is left out."""
 
 import contextlib
 import os
@@ -16,6 +16,25 @@ _INSTALL = (
     "mosquitto is not installed: `apt-get install mosquitto` (Debian, Ubuntu), `brew install"
     " mosquitto` (macOS); or set DEEPFUSION_NO_BROKER=1 to leave out the tests that need it"
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu", action="store_true", help="run the tests marked gpu too")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    if config.getoption("--gpu"):
+        return "gpu: tests marked gpu are run; they fail where there is no GPU"
+    return "gpu: tests marked gpu are left out; 'make test-gpu' runs them on a machine with a GPU"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--gpu"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 class Broker:

@@ -26,19 +26,27 @@ ALERT_TIMEOUT_S = 5.0
 
 
 def load_line(config: AgentConfig) -> Line:
-    """Load the installed bundle of ``state_dir``, verified again, into ONNX Runtime.
+    """Load the installed bundle of ``state_dir``, verified again, into the configured runtime.
 
     Raises:
         InputError: nothing is installed.
         TrustError: what is installed is damaged or expired.
-        ModelError: the runtime is not there or does not take the graph.
+        ModelError: the runtime is not there, does not take the graph, or gives other outputs.
     """
     from deepfusion_edge.bundle.store import load_current
-    from deepfusion_edge.runtime.ort import OrtSession
+    from deepfusion_edge.runtime.choice import open_session, span_of
+    from deepfusion_edge.runtime.engine_cache import ENGINES
 
     installed = load_current(Path(config.state_dir), now=utc_now())
-    session = OrtSession(installed.model_bytes(), threads=config.model.threads)
-    return Line(installed.manifest, installed.bundle_hash, session)
+    chosen = config.model
+    opened = open_session(
+        installed,
+        chosen.runtime,
+        span_of(installed, members=chosen.members, policy=chosen.policy),
+        Path(config.state_dir, ENGINES),
+        threads=chosen.threads,
+    )
+    return Line(installed.manifest, installed.bundle_hash, opened.session, opened.fallback)
 
 
 def utc_now() -> str:
@@ -109,6 +117,8 @@ def _run(
         line = load(config)
         work = Judge(config, line, outbox)
         work.warm_up()
+        if line.fallback is not None:
+            work.alert("runtime", line.fallback)
     except DeepFusionError as error:
         put_alert(outbox, agent, "bundle", str(error), time.time())
         with _Publishing(publisher, stop, drain_timeout_s=min(timeout_s, ALERT_TIMEOUT_S)):

@@ -32,6 +32,8 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
             every frame, without a policy.
         policy: whether the bundle's adaptive policy, if it has one, may run fewer members.
         threads: of the runtime; 0 lets the runtime choose.
+        runtime: ``ort`` (ONNX Runtime on the CPU), ``trt`` (TensorRT on the GPU, or no run at all)
+            or ``auto`` (TensorRT where it works, otherwise the CPU and an alert).
         seed: None draws a fresh secret seed a frame; a number makes runs repeat exactly, and lets
             an attacker who learns it predict the members: for tests and benchmarks.
     """
@@ -39,6 +41,7 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
     members: Annotated[int, Meta(ge=1, le=64)] | None = None
     policy: bool = True
     threads: Annotated[int, Meta(ge=0, le=256)] = 0
+    runtime: Literal["ort", "trt", "auto"] = "ort"
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
 
 

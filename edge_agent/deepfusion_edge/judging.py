@@ -35,11 +35,13 @@ class Line(NamedTuple):
         manifest: the bundle's, verified.
         digest: SHA-256 (hex) that names the bundle in every record.
         session: its graph.
+        fallback: why the graph is not on the GPU although it was to be; None if nothing is wrong.
     """
 
     manifest: Manifest
     digest: str
     session: Session
+    fallback: str | None = None
 
 
 class Summary(NamedTuple):

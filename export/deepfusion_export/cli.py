@@ -128,6 +128,45 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"one of {', '.join(RUNTIMES)}; one option each (default: all)",
     )
+    engine = add(
+        "engine",
+        _engine,
+        "Build a bundle's TensorRT engine on a machine with the device's GPU and TensorRT, or check"
+        " anywhere that TensorRT takes the bundle.",
+    )
+    engine.add_argument("bundle", type=Path, metavar="LINE.DFB")
+    engine.add_argument(
+        "--trust",
+        type=Path,
+        required=True,
+        action="append",
+        metavar="KEY.PUB",
+        help="public key that signed, one option a key",
+    )
+    engine.add_argument(
+        "--threshold", type=int, metavar="N", help="how many keys must have signed (default 1)"
+    )
+    engine.add_argument(
+        "--members",
+        type=_between(1, 64),
+        metavar="K",
+        help="as model.members of the agent's configuration (default: the bundle's)",
+    )
+    engine.add_argument(
+        "--no-policy", action="store_true", help="as model.policy false of the agent"
+    )
+    where = engine.add_mutually_exclusive_group(required=True)
+    where.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="engine cache to write into; the agent's own is the folder 'engines' of its state",
+    )
+    where.add_argument(
+        "--check",
+        action="store_true",
+        help="parse and build, and keep nothing; needs no GPU with 'pip install tensorrt-rtx'",
+    )
     return parser
 
 
@@ -229,6 +268,24 @@ def _exported(specs: list[str], plan: Path | None) -> bytes:
     decided = None if plan is None else plans.read(plan, *loaded)
     _progress("exporting in memory")
     return example(loaded, decided)
+
+
+def _engine(options: argparse.Namespace) -> int:
+    from deepfusion_export import engine
+
+    settings = {
+        "threshold": options.threshold,
+        "now": _utc(datetime.now(UTC)),
+        "members": options.members,
+        "policy": not options.no_policy,
+        "step": _progress,
+    }
+    if options.check:
+        _say(options, engine.check(options.bundle, options.trust, **settings), "TensorRT takes it")
+    else:
+        made = engine.make(options.bundle, options.trust, out=options.out, **settings)
+        _say(options, made, "ready")
+    return 0
 
 
 def _utc(moment: datetime) -> str:

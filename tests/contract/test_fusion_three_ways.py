@@ -10,6 +10,7 @@ from torch import nn
 from deepfusion_edge import fusion
 from deepfusion_edge.bundle.onnx_check import check_onnx
 from deepfusion_edge.fusion import RULES
+from deepfusion_edge.runtime.engine import Span, build
 from deepfusion_edge.runtime.ort import OrtSession
 from deepfusion_export.onnx import FusedGraph, to_onnx
 from deepfusion_export.parity import softmax
@@ -31,11 +32,17 @@ class PassThrough(nn.Module):
 
 
 @pytest.fixture(scope="module", params=RULES)
-def routes(request):
-    """A rule, and torch and ONNX Runtime as functions of factors."""
+def exported(request):
+    """A rule, the defence that fuses by it, and its graph."""
     torch.set_num_threads(1)
     defended = Defended(PassThrough(), rule=request.param)
-    model = to_onnx(defended, 3)
+    return request.param, defended, to_onnx(defended, 3)
+
+
+@pytest.fixture(scope="module")
+def routes(exported):
+    """A rule, and torch and ONNX Runtime as functions of factors."""
+    rule, defended, model = exported
     check_onnx(model)
     session, graph = OrtSession(model, threads=1), FusedGraph(defended)
 
@@ -44,7 +51,7 @@ def routes(request):
             found = graph(torch.from_numpy(BLACK), torch.from_numpy(factors))
         return fusion.Outputs(*(value.numpy() for value in found))
 
-    return request.param, (in_torch, lambda factors: session.run(BLACK, factors))
+    return rule, (in_torch, lambda factors: session.run(BLACK, factors))
 
 
 def agree(routes, factors):
@@ -79,6 +86,12 @@ def test_three_routes_agree(routes, seed, members, scale, offset):
 def test_one_graph_fuses_any_number_of_members(routes, members):
     draw = np.random.default_rng(members)
     agree(routes, draw.normal(0, 2, (members, LOGITS + FEATURES)).astype(np.float32))
+
+
+@pytest.mark.filterwarnings("ignore:.*Timing cache:DeprecationWarning")
+def test_a_real_tensorrt_takes_every_rule(exported):
+    rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is for x86-64 alone")
+    assert len(build(rtx, exported[2], Span(1, 3, 64)).engine) > 1000
 
 
 def test_members_that_are_all_certain_of_another_class_leave_no_nan(routes):

@@ -60,6 +60,9 @@ HOMES = {
     "numpy": "*",
     "onnxruntime": "runtime/ort.py",
     "paho": "report/mqtt.py",
+    "pycuda": "runtime/trt.py",
+    "tensorrt": "runtime/trt.py",
+    "tensorrt_rtx": "runtime/trt.py",
 }
 IMPORT_NAMES = {
     "adversarial-robustness-toolbox": "art",
@@ -123,7 +126,10 @@ def test_third_party_packages_stay_at_home(path):
     assert away_from_home(path.relative_to(EDGE).as_posix(), path.read_text()) == set()
 
 
-@pytest.mark.parametrize("package", ["cv2", "onnxruntime", "paho.mqtt.client", "requests", "torch"])
+@pytest.mark.parametrize(
+    "package",
+    ["cv2", "onnxruntime", "paho.mqtt.client", "pycuda.driver", "requests", "tensorrt", "torch"],
+)
 def test_a_stray_package_is_seen(package):
     source = (EDGE / "runtime" / "base.py").read_text() + f"def f():\n    import {package}\n"
     assert away_from_home("runtime/base.py", source) == {package.split(".")[0]}
@@ -232,6 +238,8 @@ EDGE_AT = "edge_agent/deepfusion_edge"
         ("edge-layers", f"{EDGE_AT}/runtime/base.py", "import deepfusion_edge.agent"),
         ("one-home-each", f"{EDGE_AT}/runtime/base.py", "import onnxruntime"),
         ("one-home-each", f"{EDGE_AT}/agent.py", "import paho.mqtt.client"),
+        ("one-home-each", f"{EDGE_AT}/runtime/engine.py", "import tensorrt"),
+        ("one-home-each", f"{EDGE_AT}/runtime/choice.py", "import pycuda.driver"),
         (
             "baselines-one-home-each",
             "toolkit/deepfusion_toolkit/attacks/carlini_wagner.py",

@@ -15,7 +15,8 @@ def fuse(members: Tensor, rule: FusionRule) -> Tensor:
     if rule == "mean-probabilities":
         return members.mean(-2)
     if rule == "mean-logits":
-        return members.clamp(min=TINY).log().mean(-2).softmax(-1)
+        votes = members.clamp(min=TINY).log().mean(-2, keepdim=True)
+        return votes.softmax(-1).squeeze(-2)  # TensorRT has no softmax of a vector
     count = members.shape[-2]
     cut = left_out(rule, count)
     rank = torch.arange(count, device=members.device)

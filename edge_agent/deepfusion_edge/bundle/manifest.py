@@ -27,6 +27,7 @@ MAX_BUNDLE_BYTES = 2 * 2**30
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
 """What decoding JSON from a stranger can raise, and spelling it again."""
 
+Precision = Literal["fp32", "fp16", "int8"]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Utc = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")]
 
@@ -70,9 +71,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         sequence: grows with every release; a device never installs a smaller or equal one.
         created, expires: UTC, RFC 3339 with whole seconds.
         classes: names in the order of the graph's outputs.
-        tolerance: how far the golden probe's outputs may be from the recorded ones (absolute).
+        tolerance: how far the golden probe's outputs may be from the recorded ones (absolute); it
+            is larger where the graph computes in a lower precision.
         provenance: tool versions, hashes of model and plan, parity figures; for people, not rules.
         policy: when fewer than all members judge; None: never.
+        precision: in which the network inside the graph computes; inputs, outputs and scores are
+            float32 in all of them.
     """
 
     schema: Literal[1]
@@ -92,6 +96,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: Annotated[tuple[Part, ...], Meta(min_length=2, max_length=64)]
     provenance: dict[str, str | int | float]
     policy: Policy | None = None
+    precision: Precision = "fp32"
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,7 +15,9 @@ from deepfusion_edge.fusion import State as VerdictState
 from deepfusion_edge.fusion import Verdict
 
 MAX_REASON = 500
-AlertKind = Literal["suspect", "reject", "unreadable", "model", "bundle", "outbox", "trend"]
+AlertKind = Literal[
+    "suspect", "reject", "unreadable", "model", "bundle", "outbox", "trend", "runtime"
+]
 
 
 class Subject(msgspec.Struct, frozen=True):

@@ -8,11 +8,17 @@ import numpy.typing as npt
 from deepfusion_edge.erosion import Factors
 from deepfusion_edge.errors import ModelError
 from deepfusion_edge.fusion import Outputs
-from deepfusion_edge.runtime.base import INPUTS, OUTPUTS
+from deepfusion_edge.runtime.base import (
+    INPUTS,
+    OUTPUTS,
+    REPLACE,
+    check_names,
+    checked_outputs,
+    one_line,
+)
 
 CPU = "CPUExecutionProvider"
 _FATAL = 4
-_REPLACE = "export the bundle again"
 
 
 class OrtSession:
@@ -49,7 +55,7 @@ class OrtSession:
             self._session = runtime.InferenceSession(model_bytes, options, providers=[provider])
         except Exception as error:  # its exceptions share no base class but this one
             raise ModelError(
-                f"ONNX Runtime does not take the model: {_line(error)}", _REPLACE
+                f"ONNX Runtime does not take the model: {one_line(error)}", REPLACE
             ) from error
         self._session.disable_fallback()
         self.provider = str(self._session.get_providers()[0])
@@ -58,15 +64,10 @@ class OrtSession:
                 f"ONNX Runtime runs on {self.provider} instead of {provider}",
                 "repair the driver, or configure the provider that is there",
             )
-        for kind, wanted, found in (
-            ("inputs", INPUTS, self._session.get_inputs()),
-            ("outputs", OUTPUTS, self._session.get_outputs()),
-        ):
-            names = sorted(value.name for value in found)
-            if names != sorted(wanted):
-                raise ModelError(
-                    f"the model's {kind} are {', '.join(names)}, not {', '.join(wanted)}", _REPLACE
-                )
+        check_names(
+            [value.name for value in self._session.get_inputs()],
+            [value.name for value in self._session.get_outputs()],
+        )
 
     def run(self, image: npt.NDArray[np.float32], factors: Factors) -> Outputs:
         """Run image float32 [1, 3, H, W] in [0, 1] through K members given by factors [K, F].
@@ -78,27 +79,8 @@ class OrtSession:
         try:
             fused, members, variance = self._session.run(list(OUTPUTS), feeds)
         except Exception as error:  # its exceptions share no base class but this one
-            raise ModelError(f"the model does not run: {_line(error)}", _REPLACE) from error
-        rows, rest = divmod(len(members), len(factors)) if members.ndim else (0, 0)
-        if (
-            fused.ndim != 1
-            or members.shape[1:] != fused.shape
-            or not rows
-            or rest
-            or variance.size != 1
-        ):
-            raise ModelError(
-                f"outputs have the shapes {fused.shape}, {members.shape}, {variance.shape}"
-                f" for K = {len(factors)}, not [C], [a multiple of K, C], []",
-                _REPLACE,
-            )
-        if not all(np.isfinite(value).all() for value in (fused, members, variance)):
-            raise ModelError("an output of the model is not a finite number", _REPLACE)
-        return Outputs(
-            np.asarray(fused, dtype=np.float32),
-            np.asarray(members, dtype=np.float32),
-            float(variance.reshape(())),
-        )
+            raise ModelError(f"the model does not run: {one_line(error)}", REPLACE) from error
+        return checked_outputs(fused, members, variance, rows=len(factors))
 
 
 def _import() -> Any:  # noqa: ANN401 - a module without type information
@@ -106,17 +88,12 @@ def _import() -> Any:  # noqa: ANN401 - a module without type information
         import onnxruntime
     except ModuleNotFoundError as error:
         raise ModelError(
-            f"ONNX Runtime is not installed ({_line(error)})",
+            f"ONNX Runtime is not installed ({one_line(error)})",
             "run 'pip install deepfusion-edge[ort]'",
         ) from error
     except ImportError as error:
         raise ModelError(
-            f"ONNX Runtime cannot be loaded ({_line(error)})",
+            f"ONNX Runtime cannot be loaded ({one_line(error)})",
             "give it more memory, or install it again",
         ) from error
     return onnxruntime
-
-
-def _line(error: Exception) -> str:
-    """Spell a foreign error on one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300]

@@ -15,7 +15,7 @@ COMMANDS = {
     "attack": "benchmarks.attack.command",
     "coverage": "benchmarks.coverage.command",
     "defence": "benchmarks.defence.command",
-    "latency": "benchmarks.latency",
+    "latency": "benchmarks.latency.command",
 }
 """Sub-command -> module with ``add_arguments(parser)`` and ``run(options) -> int``.
 

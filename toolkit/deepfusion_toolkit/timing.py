@@ -2,16 +2,16 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 
-class Timing(NamedTuple):
+class Timing(msgspec.Struct, frozen=True):
     """One variant's cost.
 
     Attributes:
-        median_ms, p95_ms: over all rounds.
+        median_ms, p95_ms, p99_ms: over all rounds.
         ratio: median over rounds of its time divided by the base's time of the same round.
         ratio_p95: the 95th percentile of the same quotients.
     """
@@ -20,6 +20,7 @@ class Timing(NamedTuple):
     p95_ms: float
     ratio: float
     ratio_p95: float
+    p99_ms: float
 
 
 def interleaved(
@@ -58,6 +59,7 @@ def interleaved(
             float(np.percentile(taken[:, index], 95)),
             float(np.median(quotients[:, index])),
             float(np.percentile(quotients[:, index], 95)),
+            float(np.percentile(taken[:, index], 99)),
         )
         for index, name in enumerate(names)
     }

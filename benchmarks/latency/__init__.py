@@ -1,0 +1,1 @@
+"""What K members cost beside the plain model, and where the time goes."""

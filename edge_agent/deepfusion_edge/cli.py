@@ -245,6 +245,7 @@ def _words(manifest: "Manifest") -> dict[str, object]:
         "expires": manifest.expires,
         "classes": len(manifest.classes),
         "members": manifest.erosion.members,
+        "precision": manifest.precision,
     }
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from deepfusion_edge.bundle.manifest import (
     Erosion,
     Golden,
     Manifest,
+    Precision,
     Preprocess,
     canonical,
     parse_manifest,
@@ -31,18 +33,52 @@ from deepfusion_edge.bundle.manifest import (
 )
 from deepfusion_edge.bundle.onnx_check import check_onnx
 from deepfusion_edge.errors import TrustError, UsageError
+from deepfusion_edge.fusion import Outputs
 from deepfusion_edge.runtime.ort import OrtSession
-from deepfusion_export import parity
+from deepfusion_export import loss, parity, precision
+from deepfusion_export.loss import Loss
 from deepfusion_export.onnx import to_onnx
+from deepfusion_toolkit.data.folder import Dataset
 from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.plan import Plan, require_fit
 from deepfusion_toolkit.preprocess import spell
 
-GOLDEN_TOLERANCE = 1e-3
-"""Probabilities on another processor: other instructions round otherwise, errors do more."""
-
 _IMAGE_SEED, _FACTOR_SEED = 1, 2
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A precision below FP32, and how it is held to account.
+
+    Attributes:
+        precision: ``fp16`` or ``int8``.
+        data: labelled images that the loss is measured on.
+        calibration: images that set the ranges of INT8; None for FP16.
+        max_loss: how much accuracy may go, and by how much the share of alarms on clean images may
+            rise, in [0, 1).
+    """
+
+    precision: Precision
+    data: Dataset
+    calibration: Dataset | None = None
+    max_loss: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Refuse too few images.
+
+        Raises:
+            UsageError: saying how many are needed.
+        """
+        loss.require_measurable(self.data, self.max_loss)
+        if self.calibration is not None:
+            loss.require_calibration(self.calibration)
+
+    def convert(self, graph: bytes, plan: Plan) -> bytes:
+        """Convert an FP32 graph."""
+        if self.calibration is None:
+            return precision.to_fp16(graph)
+        return precision.to_int8(graph, loss.calibration(self.calibration, plan))
 
 
 def build(
@@ -56,6 +92,7 @@ def build(
     expires: str,
     out: Path,
     images: npt.NDArray[np.float32] | None = None,
+    lowered: Lowered | None = None,
     step: Callable[[str], None] = lambda _text: None,
 ) -> Manifest:
     """Export, compare, sign and pack; ``out`` appears whole, after the device's check, or not.
@@ -72,12 +109,13 @@ def build(
         expires: UTC, after ``created``.
         out: the ``.dfb`` file to make or replace.
         images: RGB [N, 3, H, W] in [0, 1], further inputs for the parity check.
+        lowered: the precision of the network; None is FP32.
         step: hears what is done next, a line each.
 
     Raises:
         UsageError: id, sequence, dates, classes or keys break a rule of the manifest.
         ModelError: the plan is for another model, or torch or ONNX Runtime refuse the network.
-        ParityError: two routes disagree.
+        ParityError: two routes disagree, or a lower precision loses more than it may.
         StorageError: the folder cannot be written.
     """
     require_fit(plan, models)
@@ -93,11 +131,22 @@ def build(
         check_onnx(graph)
         step("comparing torch, ONNX Runtime and numpy")
         figures = parity.check(graph, defended, models, members=plan.members, images=images)
-        golden = canonical(_golden(graph, plan))
+        fp32, cost = graph, None
+        if lowered is not None:
+            step(f"converting to {lowered.precision} and measuring what it costs")
+            graph = lowered.convert(fp32, plan)
+            check_onnx(graph)
+            cost = loss.measure(graph, fp32, plan, lowered.data)
+            loss.require_small(cost, lowered.precision, lowered.max_loss)
+        chosen: Precision = "fp32" if lowered is None else lowered.precision
+        probed, in_fp32 = _probe(graph, plan), _probe(fp32, plan)
+        golden = canonical(_golden(probed, plan))
         manifest = msgspec.structs.replace(
             manifest,
             files=(part(GOLDEN, golden), part(MODEL, graph)),
-            provenance=_provenance(plan, figures),
+            precision=chosen,
+            tolerance=loss.tolerance(chosen, probed, in_fp32),
+            provenance=_provenance(plan, figures) | _costs(cost, lowered),
         )
         step("signing")
         signed = canonical(manifest)
@@ -125,7 +174,7 @@ def _statement(plan: Plan, line: str, sequence: int, created: str, expires: str)
         erosion=Erosion(sites=plan.sites, members=plan.members, bases=len(plan.bases)),
         fusion=plan.fusion,
         thresholds=plan.thresholds,
-        tolerance=GOLDEN_TOLERANCE,
+        tolerance=loss.LEAST["fp32"],
         files=(part(GOLDEN, b""), part(MODEL, b"")),
         provenance={},
         policy=plan.policy,
@@ -136,12 +185,15 @@ def _statement(plan: Plan, line: str, sequence: int, created: str, expires: str)
         raise UsageError(error.what, "correct the option or the plan that says so") from error
 
 
-def _golden(graph: bytes, plan: Plan) -> Golden:
+def _probe(graph: bytes, plan: Plan) -> Outputs:
     """Run the probe once: what every device has to reproduce."""
     pixels = erosion.uniform(_IMAGE_SEED, 0, 3 * plan.height * plan.width)
     image = pixels.astype(np.float32).reshape(1, 3, plan.height, plan.width)
     factors = erosion.sample(plan.sites, seed=_FACTOR_SEED, stream=0, members=plan.members)
-    outputs = OrtSession(graph, threads=1).run(image, factors)
+    return OrtSession(graph, threads=1).run(image, factors)
+
+
+def _golden(outputs: Outputs, plan: Plan) -> Golden:
     return Golden(
         image_seed=_IMAGE_SEED,
         factor_seed=_FACTOR_SEED,
@@ -165,6 +217,17 @@ def _provenance(plan: Plan, figures: parity.Parity) -> dict[str, str | int | flo
         "prefix_share": plan.prefix_share,
         "preprocess": " ".join(map(spell, plan.preprocess)),
     }
+
+
+def _costs(cost: Loss | None, lowered: Lowered | None) -> dict[str, str | int | float]:
+    if cost is None or lowered is None:
+        return {}
+    found: dict[str, str | int | float] = {
+        f"precision_{name}": value for name, value in cost._asdict().items()
+    }
+    if lowered.calibration is not None:
+        found["precision_calibration_images"] = len(lowered.calibration)
+    return found
 
 
 def _verify(bundle: Path, keys: Sequence[Ed25519PrivateKey], now: str) -> None:

@@ -6,11 +6,14 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from deepfusion_edge import console
 from deepfusion_edge.errors import UsageError
 from deepfusion_export import __version__
+
+if TYPE_CHECKING:
+    from deepfusion_export.bundle import Lowered
 
 MAX_SEQUENCE = 2**53 - 1
 MAX_DAYS = 36_500
@@ -46,6 +49,16 @@ def _between(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return convert
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to below 1")
+    return value
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -108,6 +121,33 @@ def build_parser() -> argparse.ArgumentParser:
         help="devices refuse the bundle afterwards (default: 365)",
     )
     bundle.add_argument("--force", action="store_true", help="replace LINE.DFB if it exists")
+    bundle.add_argument(
+        "--precision",
+        choices=["fp32", "fp16", "int8"],
+        default="fp32",
+        help="of the network; scores are fp32 always (default: fp32)",
+    )
+    bundle.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="labelled images on which the loss of fp16 or int8 is measured",
+    )
+    bundle.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FOLDER",
+        help="images in class folders, or with a labels.csv, that set the ranges of int8;"
+        " others than those of --data",
+    )
+    bundle.add_argument(
+        "--max-loss",
+        type=_share,
+        default=0.01,
+        metavar="SHARE",
+        help="most accuracy that fp16 or int8 may lose, and most clean images that may become"
+        " alarms, 0 to below 1 (default: 0.01)",
+    )
     lint = add("lint", _lint, "Say what ONNX Runtime, TensorRT and the agent refuse, and why.")
     lint.add_argument(
         "model",
@@ -189,6 +229,7 @@ def _bundle(options: argparse.Namespace) -> int:
         raise UsageError(f"--out {out} is a folder", "name the file to write, such as line.dfb")
     if out.exists() and not options.force:
         raise UsageError(f"--out {out} exists", "choose another name, or add --force")
+    _require_images(options)
     keys = read_private_keys(options.key)
     for path in readable_by_others(options.key):
         _progress(f"warning: others may read {path}; run 'chmod 600' on it")
@@ -197,16 +238,18 @@ def _bundle(options: argparse.Namespace) -> int:
     from deepfusion_toolkit import models, plan
 
     loaded = [models.load(spec) for spec in options.model]
+    wanted = plan.read(options.plan, *loaded)
     now = datetime.now(UTC)
     manifest = build(
         loaded,
-        plan.read(options.plan, *loaded),
+        wanted,
         keys=keys,
         id=options.id,
         sequence=options.sequence,
         created=_utc(now),
         expires=_utc(now + timedelta(days=options.valid_days)),
         out=out,
+        lowered=_lowered(options, wanted.classes),
         step=_progress,
     )
     result = {
@@ -217,12 +260,14 @@ def _bundle(options: argparse.Namespace) -> int:
         "expires": manifest.expires,
         "bases": manifest.erosion.bases,
         "members": manifest.erosion.members,
-        "parity": {
-            name.removeprefix("parity_"): value
-            for name, value in manifest.provenance.items()
-            if name.startswith("parity_")
-        },
+        "precision": manifest.precision,
+        "parity": _figures(manifest.provenance, "parity_"),
     }
+    if manifest.precision != "fp32":
+        result["loss"] = cost = _figures(manifest.provenance, "precision_")
+        names = ("accuracy_fp32", "accuracy", "alarms_fp32", "alarms", "fused")
+        said = ", ".join(f"{name} {float(cost[name]):.4g}" for name in names)
+        _progress(f"{manifest.precision} on {cost['images']} images: {said}")
     _say(options, result, "wrote")
     return 0
 
@@ -268,6 +313,43 @@ def _exported(specs: list[str], plan: Path | None) -> bytes:
     decided = None if plan is None else plans.read(plan, *loaded)
     _progress("exporting in memory")
     return example(loaded, decided)
+
+
+def _figures(provenance: dict[str, str | int | float], prefix: str) -> dict[str, str | int | float]:
+    return {k.removeprefix(prefix): v for k, v in provenance.items() if k.startswith(prefix)}
+
+
+def _lowered(options: argparse.Namespace, classes: tuple[str, ...]) -> "Lowered | None":
+    """Read the images that a lower precision needs."""
+    if options.precision == "fp32":
+        return None
+    from deepfusion_export.bundle import Lowered
+    from deepfusion_toolkit.data import folder
+
+    data = folder.load(options.data, classes=classes)
+    calibration = None
+    if options.calibration is not None:
+        calibration = folder.load(options.calibration, classes=classes)
+    return Lowered(options.precision, data, calibration, options.max_loss)
+
+
+def _require_images(options: argparse.Namespace) -> None:
+    """Refuse options that do not fit the precision, before anything is loaded."""
+    needs = {"data": options.precision != "fp32", "calibration": options.precision == "int8"}
+    for name, needed in needs.items():
+        if needed and getattr(options, name) is None:
+            raise UsageError(
+                f"--precision {options.precision} needs --{name}", "name a folder of images"
+            )
+        if not needed and getattr(options, name) is not None:
+            raise UsageError(
+                f"--{name} says nothing for --precision {options.precision}", "leave it out"
+            )
+    if options.calibration is not None and options.calibration.resolve() == options.data.resolve():
+        raise UsageError(
+            "--calibration and --data are the same folder",
+            "measure the loss on images that set no range",
+        )
 
 
 def _engine(options: argparse.Namespace) -> int:

@@ -135,8 +135,8 @@ def test_a_graph_that_differs_leaves_nothing(built, monkeypatch):
 def test_the_last_check_is_the_devices_own(built, monkeypatch):
     """A golden probe that the graph does not reproduce never leaves the workshop."""
     honest = bundle._golden
-    wrong = lambda graph, plan: msgspec.structs.replace(  # noqa: E731
-        honest(graph, plan), fused=(1.0, 0.0, 0.0, 0.0)
+    wrong = lambda outputs, plan: msgspec.structs.replace(  # noqa: E731
+        honest(outputs, plan), fused=(1.0, 0.0, 0.0, 0.0)
     )
     monkeypatch.setattr(bundle, "_golden", wrong)
     refused(built, ModelError, "golden probe")

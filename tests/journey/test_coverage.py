@@ -165,11 +165,16 @@ ROWS = {
 def test_the_page_says_what_passes_what_fails_and_what_is_objected_to():
     text = page.as_markdown(list(ROWS.values()))
     assert "**2 of 3 networks of 2 families pass.**" in text
-    assert "| A | `timm:a` | 64 | 1.2 | 1 + 2 + 3 | 1e-06 | 2e-06 | 3e-06 | no objection |" in text
+    assert (
+        "| A | `timm:a` | 64 | 1.2 | 1 + 2 + 3 | 1.0e-06 | 2.0e-06 | 3.0e-06 | no objection |"
+        in text
+    )
     assert "| B | `timm:b` | 32 | 0.5 | - | - | - | - | not checked |" in text
     assert "| 1 refused |" in text
     assert "- `timm:b`: the network cannot be traced" in text
     assert "- TensorRT 11 refuses: x; y" in text
+    assert "not measured" not in text
+    assert "not measured\n\n`timm:d`, `timm:e`\n" in page.as_markdown([], ["timm:d", "timm:e"])
 
 
 def test_rows_that_are_not_measured_again_are_kept(tmp_path, monkeypatch, capsys):

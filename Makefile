@@ -11,7 +11,7 @@ BROKER_PATH := $(PATH):/usr/local/sbin:/usr/sbin
 BUNDLE ?= demo/line.dfb
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo demo-imagenet test test-gpu bench lint format types imports broker unit clean
+.PHONY: help setup demo demo-imagenet test test-gpu bench coverage lint format types imports broker unit clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -46,6 +46,10 @@ bench: $(STAMP) ## latency ratios of the bundle that `make demo` made
 	@[ -f $(BUNDLE) ] || { echo "bench: $(BUNDLE) is not there; run: make demo" >&2; exit 1; }
 	@mkdir -p bench
 	@$(BIN)/python -m benchmarks latency --bundle $(BUNDLE) --json bench/latency.json
+
+coverage: $(STAMP) ## docs/coverage.md: which architectures can be eroded, exported and run
+	@mkdir -p bench
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks coverage --json bench/coverage.json --markdown docs/coverage.md
 
 # -k: every part runs whatever the others say, and the exit code is not 0 if one of them failed.
 test: $(STAMP) ## every check and every test

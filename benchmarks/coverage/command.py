@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
             rows = [kept[a.spec] for a in known if a.spec in kept]
             write_bytes(options.json, page.as_json(rows))  # a run that is interrupted loses nothing
             advance(1)
-    text = page.as_markdown(rows)
+    text = page.as_markdown(rows, [a.spec for a in known if a.spec not in kept])
     if options.markdown:
         write_bytes(options.markdown, text.encode())
     else:

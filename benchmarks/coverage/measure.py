@@ -68,7 +68,7 @@ def row_of(architecture: Architecture) -> Row:
             row, millions=sum(p.numel() for p in model.parameters()) / 1e6
         )
         row = _with_laws(row, model, seen)
-        return row if row.failure else _with_onnx(row, model, seen)
+        return row if row.failure else with_onnx(row, model, seen)
     except (DeepFusionError, ImportError) as error:
         return msgspec.structs.replace(row, failure=str(error))
     except Exception as error:  # noqa: BLE001 - the table says what broke, and goes on
@@ -108,7 +108,12 @@ def _with_laws(row: Row, model: Classifier, seen: Tensor) -> Row:
     )
 
 
-def _with_onnx(row: Row, model: Classifier, seen: Tensor) -> Row:
+def with_onnx(row: Row, model: Classifier, seen: Tensor) -> Row:
+    """Export a classifier eroded at some sites of each kind, run it, and add that to its row.
+
+    Raises:
+        ModelError: torch or ONNX Runtime do not take the network.
+    """
     sites = spread(all_sites(model))
     eroded = erode(model, sites)
     graph = to_onnx(Defended(eroded), _MEMBERS)

@@ -69,8 +69,8 @@ def read(path: Path) -> dict[str, Row]:
     return {row.spec: row for row in file.rows}
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
-    """The page: how it was measured, the table, and what failed."""
+def as_markdown(rows: Sequence[Row], unmeasured: Sequence[str] = ()) -> str:
+    """The page: how it was measured, the table, what failed, and what has no row."""
     passed = [row for row in rows if row.passed]
     libraries = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
     families = len({row.family for row in rows})
@@ -88,6 +88,8 @@ def as_markdown(rows: Sequence[Row]) -> str:
     if failed:
         lines += ["", "## What fails, and why", ""]
         lines += [f"- `{row.spec}`: {row.failure}" for row in failed]
+    if unmeasured:
+        lines += ["", "## Listed, but not measured", "", ", ".join(f"`{s}`" for s in unmeasured)]
     objections = sorted({text for row in rows for text in row.tensorrt or ()})
     if objections:
         lines += ["", "## What the rules for TensorRT say", ""]
@@ -112,7 +114,7 @@ def _line(row: Row) -> str:
 
 
 def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0e}"
+    return "-" if value is None else f"{value:.1e}"
 
 
 def _verdict(row: Row) -> str:

@@ -24,7 +24,19 @@ def parsed(data: bytes, name: str) -> ModelProto:
         ) from error
     if not model.ir_version or not model.graph.node:
         raise InputError(f"{name} is no ONNX file, or one without a node", "give a whole file")
+    if not all(isinstance(text, str) for text in _names(model)):  # protobuf leaves it as bytes
+        raise InputError(f"{name} holds a name that is no text", "export it again")
     return model
+
+
+def _names(model: ModelProto) -> Iterator[str]:
+    graph = model.graph
+    yield from (item.name for item in (*graph.input, *graph.output, *graph.initializer))
+    yield from (text for f in model.functions for text in (f.domain, f.name))
+    yield from (item.domain for item in model.opset_import)
+    for node in nodes_of(model):
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
 
 
 def nodes_of(model: ModelProto) -> Iterator[NodeProto]:
@@ -70,11 +82,16 @@ def constants_of(model: ModelProto) -> dict[str, TensorProto]:
     return found
 
 
+def external(tensor: TensorProto) -> bool:
+    """Whether its data is in another file."""
+    return tensor.data_location == TensorProto.EXTERNAL or bool(tensor.external_data)
+
+
 def external_tensors(model: ModelProto) -> list[TensorProto]:
     """Tensors whose data is in another file."""
     tensors = [*model.graph.initializer]
     tensors += [a.t for n in nodes_of(model) for a in n.attribute if a.HasField("t")]
-    return [t for t in tensors if t.data_location == TensorProto.EXTERNAL or t.external_data]
+    return [tensor for tensor in tensors if external(tensor)]
 
 
 def input_names(model: ModelProto) -> list[str]:

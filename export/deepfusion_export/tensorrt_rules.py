@@ -5,7 +5,7 @@ Sources: the operator table of onnx-tensorrt (``docs/operators.md`` of TensorRT 
 opset guide of TensorRT 11. INT64 is a type of its own since 9.0 and no objection any more.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -13,6 +13,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 from deepfusion_export.onnx_walk import (
     constants_of,
     custom_nodes,
+    external,
     is_standard,
     label,
     nodes_of,
@@ -139,7 +140,8 @@ def of_model(model: ModelProto, release: Release) -> Iterator[tuple[str, Objecti
 
 
 def _of_tensor(tensor: TensorProto) -> Iterator[Objection]:
-    name = TensorProto.DataType.Name(tensor.data_type)
+    known = tensor.data_type in TensorProto.DataType.values()
+    name = TensorProto.DataType.Name(tensor.data_type) if known else str(tensor.data_type)
     if tensor.data_type not in TYPES:
         yield Objection(True, f"weights of type {name}", "store them as FLOAT, INT32 or INT64")
     elif tensor.data_type == TensorProto.DOUBLE:
@@ -156,7 +158,7 @@ def _of_node(
         return
     since = SINCE.get(kind, (0, 0))
     if release.version < since:
-        what = f"the operator {kind} came with TensorRT {since[0]}.{since[1]}"
+        what = f"the operator {kind} is known from TensorRT {since[0]}.{since[1]} on"
         yield Objection(True, what, "export it with a lower opset, as plain operators")
     if kind in RANDOM:
         remedy = "make randomness an input, as the factors are"
@@ -181,11 +183,11 @@ def _of_inputs(node: NodeProto, constants: dict[str, TensorProto]) -> Iterator[O
             )
     if kind in ZERO_POINT and len(node.input) > 2:  # noqa: PLR2004 - value, scale, zero point
         zero = constants.get(node.input[2])
-        if zero is not None and numpy_helper.to_array(zero).any():
+        if zero is not None and _not_zero(zero):
             yield Objection(True, f"{kind} has a zero point", "quantise symmetrically")
     if kind == "Dropout" and len(node.input) > 2 and node.input[2]:  # noqa: PLR2004
         training = constants.get(node.input[2])
-        if training is None or numpy_helper.to_array(training).any():
+        if training is None or _not_zero(training):
             yield Objection(True, "Dropout in training mode", "export the model in eval mode")
 
 
@@ -202,7 +204,18 @@ def _of_attributes(node: NodeProto) -> Iterator[Objection]:
             yield Objection(True, f"{text}, not {wanted}", _OTHER_LAYERS)
 
 
+def _not_zero(tensor: TensorProto) -> bool:
+    """Whether a constant holds anything but zeros; False where that cannot be read."""
+    try:
+        return not external(tensor) and bool(numpy_helper.to_array(tensor).any())
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
 def _plain(attribute: AttributeProto) -> list[object]:
-    value = helper.get_attribute_value(attribute)
-    values = list(value) if isinstance(value, (list, tuple)) or attribute.ints else [value]
-    return [v.decode() if isinstance(v, bytes) else v for v in values]
+    try:
+        value = helper.get_attribute_value(attribute)
+    except ValueError:  # an attribute of no known type: ONNX Runtime says so
+        return []
+    values = value if isinstance(value, Sequence) and not isinstance(value, bytes) else [value]
+    return [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]

@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
@@ -69,7 +71,7 @@ RULES = {
     "too new an operator": (
         graph_of(node("RMSNormalization", "image,w"), weights=[("w", np.ones(8, np.float32))]),
         OLD,
-        "came with TensorRT 10.15",
+        "is known from TensorRT 10.15 on",
     ),
     "too high an opset": (graph_of(opset=21), OLD, "opset 21 is outside of 9 to 20"),
     "too low an opset": (graph_of(opset=8), BOTH, "opset 8 is outside of 9"),
@@ -244,6 +246,20 @@ def test_what_is_no_onnx_file_is_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"m\.onnx is no ONNX file"):
         read_onnx(path)
+
+
+RICH = graph_of(*ALLOWED.values(), weights=WEIGHTS)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(at=st.integers(0, len(RICH) - 1), byte=st.integers(0, 255))
+def test_a_damaged_file_is_linted_or_refused(at, byte):
+    damaged = RICH[:at] + bytes([byte]) + RICH[at + 1 :]
+    try:
+        found = lint(damaged, (*BOTH, AGENT))
+    except InputError:
+        return
+    assert all(f.what and f.remedy for f in found)
 
 
 # --- the command ---

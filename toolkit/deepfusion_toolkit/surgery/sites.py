@@ -54,8 +54,6 @@ def find(traced: Traced) -> list[Found]:
         shape = shape_of(node)
         if dim is None or shape is None or dim == 0 or node not in traced.rows:
             continue
-        if traced.rows[node] > 1 and not all(isinstance(n, int) for n in shape[1:]):
-            continue
         channels = shape[dim]
         if not isinstance(channels, int):
             continue

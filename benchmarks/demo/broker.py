@@ -6,6 +6,7 @@ A plant uses a real broker, for example mosquitto.
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import socket
@@ -79,7 +80,8 @@ def _introduce(process: subprocess.Popen[bytes], password: str, log: Path) -> in
 def _stop(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            pipe.close()
+            with contextlib.suppress(BrokenPipeError):  # what it never read
+                pipe.close()
     try:
         process.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:

@@ -81,7 +81,7 @@ def robust_accuracy(
 
     Raises:
         UsageError: epsilon or the version is none.
-        ModelError: pyautoattack is not installed, or the model has one class.
+        ModelError: pyautoattack is not installed.
         InputError: the state file is damaged or belongs to another call.
     """
     Settings(eps=eps, seed=seed)  # refuses what no attack may have

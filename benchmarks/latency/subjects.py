@@ -22,8 +22,7 @@ from deepfusion_toolkit import models
 from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.harden.places import BASE
 from deepfusion_toolkit.models import Classifier
-from deepfusion_toolkit.models.classifier import Normalised
-from deepfusion_toolkit.models.vision import import_vision
+from deepfusion_toolkit.models.spec import from_timm
 from deepfusion_toolkit.surgery import erode, find_sites, prefix_share
 from deepfusion_toolkit.surgery.graph import trace
 from deepfusion_toolkit.surgery.rows import shape_of
@@ -102,7 +101,7 @@ def of_model(spec: str, members: int) -> Subject:
     Raises:
         ModelError: it cannot be loaded, has nothing to erode, or cannot be exported.
     """
-    model = _fresh(spec) if spec.startswith("timm:") else models.load(spec)
+    model = _fresh(spec.removeprefix("timm:")) if spec.startswith("timm:") else models.load(spec)
     eroded = erode(model, last_stage(model))
     return Subject(
         spec.removeprefix("timm:"),
@@ -116,24 +115,9 @@ def of_model(spec: str, members: int) -> Subject:
     )
 
 
-def _fresh(spec: str) -> Classifier:
-    """A network of timm's with drawn weights."""
-    name = spec.removeprefix("timm:")
-    try:
-        timm = import_vision("timm")
-        known = timm.is_model(name)
-    except ImportError as error:
-        raise ModelError(
-            f"{spec} needs the package timm ({error})", "pip install deepfusion-toolkit[timm]"
-        ) from error
-    if not known:
-        raise ModelError(f"timm has no model '{name}'", "list them with timm.list_models()")
+def _fresh(name: str) -> Classifier:
     torch.manual_seed(0)
-    net = timm.create_model(name, pretrained=False)
-    config = timm.data.resolve_model_data_config(net)
-    _, height, width = config["input_size"]
-    core = Normalised(net, config["mean"], config["std"])
-    return Classifier(core, name=name, size=(height, width))
+    return from_timm(name, weights=False)
 
 
 def last_stage(model: Classifier) -> tuple[Site, ...]:

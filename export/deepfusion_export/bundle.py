@@ -139,7 +139,8 @@ def build(
             cost = loss.measure(graph, fp32, plan, lowered.data)
             loss.require_small(cost, lowered.precision, lowered.max_loss)
         chosen: Precision = "fp32" if lowered is None else lowered.precision
-        probed, in_fp32 = _probe(graph, plan), _probe(fp32, plan)
+        probed = _probe(graph, plan)
+        in_fp32 = probed if lowered is None else _probe(fp32, plan)
         golden = canonical(_golden(probed, plan))
         manifest = msgspec.structs.replace(
             manifest,

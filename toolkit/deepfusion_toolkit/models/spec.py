@@ -66,7 +66,7 @@ def _loaded(spec: str, image_size: tuple[int, int] | None) -> Classifier:
     if spec in zoo.NAMES:
         return zoo.load(spec)
     if spec.startswith("timm:"):
-        return _from_timm(spec.removeprefix("timm:"))
+        return from_timm(spec.removeprefix("timm:"))
     if spec.endswith(".pt2"):
         return _from_pt2(Path(spec))
     if ":" in spec:
@@ -112,13 +112,18 @@ def _from_pt2(path: Path) -> Classifier:
     return Classifier(module, name=path.stem, size=(height, width))
 
 
-def _from_timm(name: str) -> Classifier:
+def from_timm(name: str, *, weights: bool = True) -> Classifier:
+    """Load a network of timm's; without ``weights`` they are drawn, which is all a clock needs.
+
+    Raises:
+        ModelError: timm is not installed, has no such network, or no weights for it here.
+    """
     try:
         timm = import_vision("timm")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the library's own deprecations, not the user's
             known = timm.is_model(name)
-            net: nn.Module | None = timm.create_model(name, pretrained=True) if known else None
+            net: nn.Module | None = timm.create_model(name, pretrained=weights) if known else None
     except ImportError as error:
         raise ModelError(
             f"timm:{name} needs the package timm ({error})", "pip install deepfusion-toolkit[timm]"

@@ -16,7 +16,7 @@ from deepfusion_edge.errors import DeepFusionError, InputError, UnreachableError
 from deepfusion_edge.judging import Judge, Line, Summary, put_alert
 from deepfusion_edge.outbox import Outbox
 from deepfusion_edge.report import payload
-from deepfusion_edge.report.mqtt import Publisher
+from deepfusion_edge.report.publisher import Publisher
 from deepfusion_edge.source import SOURCES
 from deepfusion_edge.source.base import Frame, Source
 

@@ -4,8 +4,9 @@ The graph is a toy with a known answer: its features are the mean red, green and
 so that with the defaults the class is the strongest colour.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,9 @@ from deepfusion_edge.bundle.manifest import (
     part,
 )
 from deepfusion_edge.erosion import Site
+from deepfusion_edge.outbox import Outbox
 from deepfusion_edge.policy import Policy
+from tests.edge.mqtt_parts import Listener
 
 COLOURS = ("red", "green", "blue")
 SITES = (Site(name="colour", kind="activation", channels=3, strength=0.2),)
@@ -220,3 +223,22 @@ def toy() -> Callable[..., onnx.ModelProto]:
 def toy_reference() -> Callable[..., fusion.Outputs]:
     """``toy_reference(image, factors, width, classes)`` -> what the toy graph must give."""
     return toy_outputs
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[..., Listener]]:
+    """``listen(broker, topic=, username=, password=)`` -> Listener."""
+    with contextlib.ExitStack() as stack:
+
+        def make(broker, **options):
+            listener = Listener(broker, **options)
+            stack.callback(listener.close)
+            return listener
+
+        yield make
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[Outbox]:
+    with Outbox(tmp_path, max_events=10_000, max_bytes=2**24, ttl_s=None) as box:
+        yield box

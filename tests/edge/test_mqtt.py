@@ -1,6 +1,5 @@
 """The publisher against a real mosquitto, heard by a second paho client."""
 
-import contextlib
 import json
 import logging
 import os
@@ -8,115 +7,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
-import uuid
 
 import pytest
-from paho.mqtt import client as paho
-from paho.mqtt.enums import CallbackAPIVersion
 
-from deepfusion_edge.config import Mqtt
-from deepfusion_edge.outbox import Outbox
-from deepfusion_edge.report.mqtt import Publisher
-from deepfusion_edge.report.payload import AgentState
+from tests.edge.mqtt_parts import Listener, publisher_for, put, running, states
 
 SECRET = "s3cret-of-the-line"  # noqa: S105 - of a broker that lives for one test
-
-
-class Listener:
-    """A subscriber that keeps every message; reconnects by itself."""
-
-    def __init__(self, broker, *, topic="#", username=None, password=None):
-        self.messages: list[tuple[str, str, bool]] = []
-        self._ready = threading.Event()
-        self._client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=f"listener-{uuid.uuid4().hex}",
-            clean_session=False,
-        )
-        self._client.reconnect_delay_set(0.1, 0.2)
-        if username:
-            self._client.username_pw_set(username, password)
-        self._client.on_connect = lambda client, *_: client.subscribe(topic, 1)
-        self._client.on_subscribe = lambda *_: self._ready.set()
-        self._client.on_message = lambda _c, _u, m: self.messages.append(
-            (m.topic, m.payload.decode(), m.retain)
-        )
-        self._client.connect(broker.host, broker.port)
-        self._client.loop_start()
-        assert self._ready.wait(5)
-
-    def bodies(self, end):
-        return [body for topic, body, _ in list(self.messages) if topic.endswith(end)]
-
-    def wait(self, condition, timeout_s=10.0):
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline, self.messages[-5:]
-            time.sleep(0.02)
-
-    def close(self):
-        self._client.disconnect()
-        self._client.loop_stop()
-
-
-@pytest.fixture
-def listen():
-    with contextlib.ExitStack() as stack:
-
-        def make(broker, **options):
-            listener = Listener(broker, **options)
-            stack.callback(listener.close)
-            return listener
-
-        yield make
-
-
-@pytest.fixture
-def outbox(tmp_path):
-    with Outbox(tmp_path, max_events=10_000, max_bytes=2**24, ttl_s=None) as box:
-        yield box
-
-
-def put(outbox, *texts):
-    for text in texts:
-        outbox.put("decision/cam", lambda _, text=text: text.encode(), now_s=0.0)
-
-
-def describe():
-    return AgentState(agent="line-1", state="online", reason="running")
-
-
-def publisher_for(broker, outbox, *, password=None, **options):
-    mqtt = Mqtt(host=broker.host, port=broker.port, client_id="line-1", **options)
-    return Publisher(mqtt, outbox, describe, password=password)
-
-
-@contextlib.contextmanager
-def running(publisher, *, drain_timeout_s=10.0):
-    finish = threading.Event()
-    failures = []
-
-    def work():
-        try:
-            publisher.run(finish, drain_timeout_s=drain_timeout_s)
-        except BaseException as error:  # noqa: BLE001 - shown by the test
-            failures.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        finish.set()
-        thread.join(30)
-    assert not thread.is_alive()
-    assert not failures
-
-
-def states(listener):
-    return [json.loads(body)["state"] for body in listener.bodies("/state")]
 
 
 @pytest.mark.parametrize("protocol", ["3.1.1", "5"])
@@ -151,7 +48,7 @@ def test_the_last_will_says_offline_when_the_agent_is_killed(broker, listen, tmp
         from pathlib import Path
         from deepfusion_edge.config import Mqtt
         from deepfusion_edge.outbox import Outbox
-        from deepfusion_edge.report.mqtt import Publisher
+        from deepfusion_edge.report.publisher import Publisher
         from deepfusion_edge.report.payload import AgentState
         state = AgentState(agent="line-1", state="online", reason="running")
         box = Outbox(Path({str(tmp_path)!r}), max_events=9, max_bytes=2**20, ttl_s=None)

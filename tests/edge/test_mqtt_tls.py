@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from deepfusion_edge.config import Mqtt, Tls
 from deepfusion_edge.errors import InputError
 from deepfusion_edge.outbox import Outbox
-from deepfusion_edge.report.mqtt import Publisher
 from deepfusion_edge.report.payload import AgentState
+from deepfusion_edge.report.publisher import Publisher
 
 
 @pytest.fixture

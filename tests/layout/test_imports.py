@@ -30,7 +30,9 @@ PURE = (
     "fusion.py",
     "image.py",
     "policy.py",
+    "report/messages.py",
     "report/payload.py",
+    "report/profile.py",
 )
 IMPURE_MODULES = {
     "asyncio",

@@ -1,18 +1,15 @@
-"""Outbox -> broker over MQTT: retained state with Last Will, QoS 1, forgotten only after PUBACK.
+"""One connection to an MQTT broker that comes back by itself; the only home of paho.
 
-Topics, below ``<base_topic>/<client_id>/``: ``state``, ``decision/<source>``, ``alert``.
-The publisher runs in one thread that it does not start; paho's own queue never holds more than the
-window of unconfirmed events, because paho keeps its queue in memory and drops the newest.
+Connecting, back-off, TLS, Last Will, subscriptions and confirmations; what is published is the
+publisher's business. One thread drives it by calling :meth:`Connection.step`.
 """
 
 import logging
 import random
 import socket
 import ssl
-import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
@@ -22,9 +19,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from deepfusion_edge.config import Mqtt
 from deepfusion_edge.console import one_line
-from deepfusion_edge.errors import InputError
-from deepfusion_edge.outbox import Outbox
-from deepfusion_edge.report.payload import AgentState, encode
+from deepfusion_edge.report.messages import Incoming, Message, Subscription
+from deepfusion_edge.report.tls import tls_context, tls_problem
 
 log = logging.getLogger(__name__)
 
@@ -33,50 +29,49 @@ LONGEST_DELAY_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
 GOODBYE_TIMEOUT_S = 3.0
 SESSION_EXPIRY_S = 86_400
+_HEADER_BYTES = 2**17  # topic and properties of an incoming packet
 _TICK_S = 0.05
 
 
-class Publisher:
-    """One agent's connection to its broker.
+class Connection:
+    """One client of one broker.
 
     Attributes:
-        answered: whether the broker ever accepted a connection.
+        up: whether messages can be sent now.
+        sessions: how often the broker accepted a connection.
         reason: why there is no connection now, one line, without secrets.
     """
 
     def __init__(
         self,
         config: Mqtt,
-        outbox: Outbox,
-        describe: Callable[[], AgentState],
         *,
-        password: str | None = None,
-        now: Callable[[], float] = time.time,
+        password: str | None,
+        will: Callable[[], Message],
+        subscriptions: Sequence[Subscription],
+        confirmed: Callable[[int, str | None], None],
     ) -> None:
-        """Prepare; nothing is sent before :meth:`run`.
+        """Prepare; nothing is opened before :meth:`step`.
 
         Args:
             config: the broker.
-            outbox: what is sent.
-            describe: called for what the retained state says while online.
             password: never logged.
-            now: seconds since 1970, for the events' time to live.
+            will: asked before every connecting.
+            subscriptions: asked for after every connecting, before anything else is sent.
+            confirmed: called with the number that :meth:`send` gave, and why the broker refuses
+                that message, or None.
 
         Raises:
             InputError: a TLS file is missing or no PEM.
         """
-        self.answered = False
+        self.up, self.sessions = False, 0
         self.reason = "no connection was tried yet"
         self.config = config
-        self._outbox, self._describe, self._now = outbox, describe, now
-        self._prefix = f"{config.base_topic}/{config.client_id}/"
+        self._will, self._subscriptions, self._confirmed = will, tuple(subscriptions), confirmed
         self._client = self._make_client(password)
-        self._connected = False
         self._connecting_since: float | None = None
-        self._next_try = self._next_state = self._hold_until = 0.0
+        self._next_try = 0.0
         self._failures = 0
-        self._sent: dict[int, int] = {}  # paho's message number -> id in the outbox
-        self._after = 0
         self._logged = ""
 
     @property
@@ -84,46 +79,59 @@ class Publisher:
         """Host and port, for people."""
         return f"{self.config.host}:{self.config.port}"
 
-    def run(self, finish: threading.Event, *, drain_timeout_s: float) -> None:
-        """Publish until ``finish`` is set, then drain the outbox and say goodbye.
-
-        Returns when all is delivered, or ``drain_timeout_s`` after ``finish``; what is not
-        confirmed by then stays in the outbox.
-        """
-        deadline: float | None = None
-        while True:
-            if finish.is_set():
-                if deadline is None:
-                    deadline = time.monotonic() + drain_timeout_s
-                    self._next_try = min(self._next_try, time.monotonic())
-                if time.monotonic() >= deadline or (self._connected and not self._outbox.kept):
-                    break
-            self._step()
-        self._say_goodbye()
-
-    def _step(self) -> None:
+    def step(self) -> None:
         """Do what is due, at most for about 50 ms (connecting: the connect timeout)."""
         moment = time.monotonic()
         if self._client.socket() is None:
-            self._connected = False
+            self.up = False
             if moment < self._next_try:
                 time.sleep(min(_TICK_S, self._next_try - moment))
                 return
             self._connect()
             return
-        if (
-            self._connecting_since is not None
-            and moment - self._connecting_since > CONNECT_TIMEOUT_S
-        ):
-            self._drop_connection("the broker accepted the connection but does not answer")
-        if self._connected:
-            self._publish_state_when_due(moment)
-            if moment >= self._hold_until:
-                self._fill_window()
+        since = self._connecting_since
+        if since is not None and moment - since > CONNECT_TIMEOUT_S:
+            self._drop("the broker accepted the connection but does not answer")
         self._client.loop(_TICK_S)
+
+    def hurry(self) -> None:
+        """Try now instead of waiting for the next attempt."""
+        self._next_try = min(self._next_try, time.monotonic())
+
+    def send(self, message: Message) -> int:
+        """Hand a message over and return the number by which it will be confirmed."""
+        info = self._client.publish(message.topic, message.body, message.qos, retain=message.retain)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            # paho keeps a message with QoS 1 and repeats it after the next CONNACK.
+            log.debug("publishing waits: %s", paho.error_string(info.rc))
+        return info.mid
+
+    def close(self, goodbye: Message) -> None:
+        """Publish ``goodbye`` and disconnect in order, so that the will is not sent."""
+        if self.up:
+            info = self._client.publish(
+                goodbye.topic, goodbye.body, goodbye.qos, retain=goodbye.retain
+            )
+            self._loop_until(
+                lambda: (
+                    not self.up or info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS or info.is_published()
+                )
+            )
+        if self._client.socket() is not None:
+            self._client.on_disconnect = None
+            self._client.disconnect()
+            self._loop_until(lambda: self._client.socket() is None)
+        self.up = False
+
+    def _loop_until(self, done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + GOODBYE_TIMEOUT_S
+        while not done() and time.monotonic() < deadline:
+            self._client.loop(_TICK_S)
 
     def _connect(self) -> None:
         config, client = self.config, self._client
+        will = self._will()
+        client.will_set(will.topic, will.body, will.qos, retain=will.retain)
         try:
             self._connecting_since = time.monotonic()
             if config.protocol == "5":
@@ -132,7 +140,7 @@ class Publisher:
                     config.port,
                     config.keepalive_s,
                     clean_start=False,
-                    properties=_session_properties(),
+                    properties=self._properties(),
                 )
             else:
                 code = client.connect(config.host, config.port, config.keepalive_s)
@@ -141,6 +149,13 @@ class Publisher:
             return
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._failed(paho.error_string(code))
+
+    def _properties(self) -> Properties:
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = SESSION_EXPIRY_S
+        largest = max((s.max_bytes for s in self._subscriptions), default=0)
+        properties.MaximumPacketSize = min(largest + _HEADER_BYTES, 2**28)
+        return properties
 
     def _failed(self, reason: str) -> None:
         """Note why there is no connection and when to try again: doubling delays, jittered."""
@@ -153,7 +168,7 @@ class Publisher:
             self._logged = self.reason
             log.warning("broker %s: %s; events are kept, trying again", self.address, self.reason)
 
-    def _drop_connection(self, reason: str) -> None:
+    def _drop(self, reason: str) -> None:
         self._connecting_since = None
         self.reason = reason
         connection = self._client.socket()
@@ -163,34 +178,9 @@ class Publisher:
             except OSError:
                 return  # it is down already; the next loop call finds that out
 
-    def _publish_state_when_due(self, moment: float) -> None:
-        if moment >= self._next_state:
-            self._next_state = moment + self.config.state_interval_s
-            self._outbox.expire(now_s=self._now())
-            self._client.publish(self._prefix + "state", encode(self._describe()), 1, retain=True)
-
-    def _fill_window(self) -> None:
-        room = self.config.max_in_flight - len(self._sent)
-        if room <= 0:
-            return
-        under_way = set(self._sent.values())
-        # Events under way may lie beyond self._after only when one before them was refused.
-        for event in self._outbox.peek(room + len(under_way), after=self._after):
-            if event.id in under_way:
-                continue
-            if room == 0:
-                break
-            info = self._client.publish(self._prefix + event.channel, event.body, 1)
-            if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                # paho keeps the message and repeats it after the next CONNACK.
-                log.debug("publishing waits: %s", paho.error_string(info.rc))
-            self._sent[info.mid] = event.id
-            self._after = max(self._after, event.id)
-            room -= 1
-
     def _on_connect(
         self,
-        _client: paho.Client,
+        client: paho.Client,
         _userdata: object,
         _flags: paho.ConnectFlags,
         reason: ReasonCode,
@@ -200,9 +190,11 @@ class Publisher:
             self.reason = _refusal(str(reason))
             return  # the broker closes; on_disconnect counts the failure
         log.info("broker %s: connected", self.address)
-        self._connected = self.answered = True
-        self._connecting_since = None
-        self._failures, self._logged, self._next_state = 0, "", 0.0
+        if self._subscriptions:
+            client.subscribe([(s.topic, s.qos) for s in self._subscriptions])
+        self.up, self._connecting_since = True, None
+        self.sessions += 1
+        self._failures, self._logged = 0, ""
 
     def _on_disconnect(
         self,
@@ -212,8 +204,8 @@ class Publisher:
         reason: ReasonCode,
         _properties: Properties | None,
     ) -> None:
-        if self._connected:
-            self._connected = False
+        if self.up:
+            self.up = False
             self._failed(f"connection lost ({reason})")
         else:
             self._failed(self.reason)
@@ -226,47 +218,50 @@ class Publisher:
         reason: ReasonCode,
         _properties: Properties,
     ) -> None:
-        event_id = self._sent.pop(number, None)
-        if event_id is None:
-            return  # the state
-        if reason.is_failure:
-            self._after = min(self._after, event_id - 1)
-            self._hold_until = time.monotonic() + LONGEST_DELAY_S
-            log.error(
-                "broker %s refuses events (%s); they are kept; allow %s to publish to %s#",
-                self.address,
-                reason,
-                self.config.username or "anonymous clients",
-                self._prefix,
-            )
-            return
-        self._outbox.ack([event_id])
+        self._confirmed(number, str(reason) if reason.is_failure else None)
 
-    def _say_goodbye(self) -> None:
-        """Publish ``offline`` and disconnect in order, so that the will is not sent."""
-        if self._connected:
-            body = encode(self._offline("stopped"))
-            info = self._client.publish(self._prefix + "state", body, 1, retain=True)
-            self._loop_until(
-                lambda: (
-                    not self._connected
-                    or info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS
-                    or info.is_published()
+    def _on_subscribe(
+        self,
+        _client: paho.Client,
+        _userdata: object,
+        _number: int,
+        reasons: list[ReasonCode],
+        _properties: Properties | None,
+    ) -> None:
+        for subscription, reason in zip(self._subscriptions, reasons, strict=False):
+            if reason.is_failure:
+                log.error(
+                    "broker %s refuses to send %s (%s); allow %s to read it",
+                    self.address,
+                    subscription.topic,
+                    reason,
+                    self.config.username or "anonymous clients",
                 )
-            )
-        if self._client.socket() is not None:
-            self._client.on_disconnect = None
-            self._client.disconnect()
-            self._loop_until(lambda: self._client.socket() is None)
-        self._connected = False
 
-    def _loop_until(self, done: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + GOODBYE_TIMEOUT_S
-        while not done() and time.monotonic() < deadline:
-            self._client.loop(_TICK_S)
-
-    def _offline(self, reason: str) -> AgentState:
-        return AgentState(agent=self.config.client_id, state="offline", reason=reason)
+    def _on_message(
+        self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage
+    ) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            log.warning("broker %s: a topic that is not UTF-8 is ignored", self.address)
+            return
+        incoming = Incoming(topic, bytes(message.payload), message.retain, message.qos)
+        for subscription in self._subscriptions:
+            if not paho.topic_matches_sub(subscription.topic, topic):
+                continue
+            if len(incoming.payload) > subscription.max_bytes:
+                log.warning(
+                    "a message on %s has %d bytes, at most %d are taken: ignored",
+                    topic,
+                    len(incoming.payload),
+                    subscription.max_bytes,
+                )
+                continue
+            try:
+                subscription.take(incoming)
+            except Exception:
+                log.exception("what listens to %s failed on a message", subscription.topic)
 
     def _make_client(self, password: str | None) -> paho.Client:
         config = self.config
@@ -282,55 +277,13 @@ class Publisher:
         if config.username is not None:
             client.username_pw_set(config.username, password)
         if config.tls is not None:
-            client.tls_set_context(_tls_context(config))
-        client.will_set(
-            self._prefix + "state", encode(self._offline("connection lost")), 1, retain=True
-        )
+            client.tls_set_context(tls_context(config.tls))
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
         return client
-
-
-class _TlsSocket(ssl.SSLSocket):
-    """Closes itself when the handshake fails; paho would leave that to the garbage collector."""
-
-    def do_handshake(self, block: bool = False) -> None:
-        try:
-            super().do_handshake(block)
-        except BaseException:
-            self.close()
-            raise
-
-
-def _session_properties() -> Properties:
-    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-    properties.SessionExpiryInterval = SESSION_EXPIRY_S
-    return properties
-
-
-def _tls_context(config: Mqtt) -> ssl.SSLContext:
-    tls = config.tls
-    assert tls is not None  # noqa: S101 - for the type checker
-    for field, path in (
-        ("ca_file", tls.ca_file),
-        ("cert_file", tls.cert_file),
-        ("key_file", tls.key_file),
-    ):
-        if path is not None and not Path(path).is_file():
-            raise InputError(f"mqtt.tls.{field} {path} is no file", "check the path")
-    try:
-        context = ssl.create_default_context(cafile=tls.ca_file)
-        context.sslsocket_class = _TlsSocket
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if tls.cert_file is not None:
-            # An empty password: never ask for one on the terminal.
-            context.load_cert_chain(tls.cert_file, tls.key_file, password="")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"mqtt.tls: certificate or key cannot be used ({error})", "give unencrypted PEM files"
-        ) from error
-    return context
 
 
 def _refusal(reason: str) -> str:
@@ -342,10 +295,8 @@ def _refusal(reason: str) -> str:
 
 
 def _connection_problem(error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({error.verify_message}), check mqtt.tls.ca_file"
     if isinstance(error, ssl.SSLError):
-        return f"TLS failed ({error.reason or error}), check mqtt.tls and mqtt.port"
+        return tls_problem(error)
     if isinstance(error, socket.gaierror):
         return f"host name not found ({error.strerror})"
     if isinstance(error, TimeoutError):

@@ -10,13 +10,13 @@ import torch
 
 from benchmarks.latency.plain import without_erosion
 from deepfusion_edge import erosion
-from deepfusion_edge.agent import utc_now
 from deepfusion_edge.bundle import store
 from deepfusion_edge.bundle.container import open_bundle
 from deepfusion_edge.bundle.manifest import MODEL, parse_manifest
 from deepfusion_edge.bundle.onnx_check import check_onnx
 from deepfusion_edge.erosion import Site
 from deepfusion_edge.errors import ModelError
+from deepfusion_edge.line import utc_now
 from deepfusion_export.onnx import plain_to_onnx, to_onnx
 from deepfusion_toolkit import models
 from deepfusion_toolkit.defence import Defended

@@ -1,57 +1,39 @@
 """The loop: frame -> factors -> graph -> verdict -> outbox; the only file that starts threads.
 
-One thread judges (the caller's), one publishes. They share the outbox and nothing else.
+Four threads: one judges (the caller's), one feeds it with prepared frames, one publishes, and one
+watches that the judging one moves. They share the outbox, the control and the observers.
 """
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from deepfusion_edge.config import AgentConfig
-from deepfusion_edge.errors import DeepFusionError, InputError, UnreachableError
-from deepfusion_edge.judging import Judge, Line, Summary, put_alert
+from deepfusion_edge.control import Control
+from deepfusion_edge.errors import (
+    DeepFusionError,
+    InputError,
+    RestartError,
+    StuckError,
+    UnreachableError,
+)
+from deepfusion_edge.feed import Feed
+from deepfusion_edge.judging import Judge, Summary, put_alert
+from deepfusion_edge.line import Line, load_line
+from deepfusion_edge.observer import Everyone, Observer
 from deepfusion_edge.outbox import Outbox
 from deepfusion_edge.report import payload
 from deepfusion_edge.report.publisher import Publisher
-from deepfusion_edge.source import SOURCES
-from deepfusion_edge.source.base import Frame, Source
+from deepfusion_edge.source import open_source
+from deepfusion_edge.watchdog import Watchdog, notify
 
 log = logging.getLogger(__name__)
 
 ALERT_TIMEOUT_S = 5.0
-
-
-def load_line(config: AgentConfig) -> Line:
-    """Load the installed bundle of ``state_dir``, verified again, into the configured runtime.
-
-    Raises:
-        InputError: nothing is installed.
-        TrustError: what is installed is damaged or expired.
-        ModelError: the runtime is not there, does not take the graph, or gives other outputs.
-    """
-    from deepfusion_edge.bundle.store import load_current
-    from deepfusion_edge.runtime.choice import open_session, span_of
-    from deepfusion_edge.runtime.engine_cache import ENGINES
-
-    installed = load_current(Path(config.state_dir), now=utc_now())
-    chosen = config.model
-    opened = open_session(
-        installed,
-        chosen.runtime,
-        span_of(installed, members=chosen.members, policy=chosen.policy),
-        Path(config.state_dir, ENGINES),
-        threads=chosen.threads,
-    )
-    return Line(installed.manifest, installed.bundle_hash, opened.session, opened.fallback)
-
-
-def utc_now() -> str:
-    """Return the time as manifests spell it: UTC, whole seconds."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+TURN_S = 0.1
 
 
 def run_agent(
@@ -60,27 +42,32 @@ def run_agent(
     stop: threading.Event,
     password: str | None = None,
     load: Callable[[AgentConfig], Line] = load_line,
+    observers: Sequence[Observer] = (),
 ) -> Summary:
     """Judge all frames and publish until the sources end or ``stop`` is set, then drain.
+
+    A judging thread that does not move for ``model.watchdog_s`` seconds ends the *process*, with an
+    alert and the exit code of :class:`StuckError`: a graph that hangs cannot be interrupted.
 
     Args:
         config: see :class:`AgentConfig`.
         stop: set it to end the run gracefully.
         password: of the broker.
         load: gives the bundle that judges.
+        observers: told what happens.
 
     Raises:
         InputError: a source's folder is missing or empty, or no bundle is installed.
         TrustError, ModelError: the bundle cannot be used; subscribers are alerted.
         UnreachableError: the sources ended, and not all events could be delivered in time.
         StorageError: the outbox cannot be written, or is another process's.
+        RestartError: the run ended, in order, because a restart was asked for.
     """
     if not Path(config.state_dir).is_dir():
         raise InputError(
             f"state_dir {config.state_dir} is no folder",
             "install a bundle there first: deepfusion-agent install",
         )
-    sources = [SOURCES[type(section)](section) for section in config.sources]
     limits = config.outbox
     with Outbox(
         Path(config.state_dir),
@@ -88,100 +75,178 @@ def run_agent(
         max_bytes=limits.max_bytes,
         ttl_s=limits.ttl_s,
     ) as outbox:
-        return _run(config, sources, outbox, stop=stop, password=password, load=load)
+        control: Control[Judge] = Control(stop)
+        agent = _Agent(config, outbox, control, Everyone(observers))
+        try:
+            summary = agent.run(load, password=password)
+        finally:
+            control.close()
+        if control.restart_reason is not None:
+            raise RestartError(control.restart_reason)
+        return summary
 
 
-def _run(
-    config: AgentConfig,
-    sources: Sequence[Source],
-    outbox: Outbox,
-    *,
-    stop: threading.Event,
-    password: str | None,
-    load: Callable[[AgentConfig], Line],
-) -> Summary:
-    agent, timeout_s = config.mqtt.client_id, config.run.drain_timeout_s
-    sent_before = outbox.counters(now_s=time.time()).sent
-    state = payload.AgentState(agent=agent, state="online", reason="running")
-
-    def describe() -> payload.AgentState:
-        moment = time.time()
-        counters = outbox.counters(now_s=moment)._asdict()
-        return replace(state, time=payload.rfc3339(moment), counters=counters)
-
-    publisher = Publisher(config.mqtt, outbox, describe, password=password)
-    if outbox.moved_aside is not None:
-        lost = f"corrupt outbox moved to {outbox.moved_aside}, its events are lost"
-        put_alert(outbox, agent, "outbox", lost, time.time())
-    try:
-        line = load(config)
-        work = Judge(config, line, outbox)
-        work.warm_up()
-        if line.fallback is not None:
-            work.alert("runtime", line.fallback)
-    except DeepFusionError as error:
-        put_alert(outbox, agent, "bundle", str(error), time.time())
-        with _Publishing(publisher, stop, drain_timeout_s=min(timeout_s, ALERT_TIMEOUT_S)):
-            raise
-    state = replace(state, bundle=work.bundle, provider=line.session.provider)
-    log.info("bundle %s %d on %s", work.bundle.id, work.bundle.sequence, line.session.provider)
-    with _Publishing(publisher, stop, drain_timeout_s=timeout_s):
-        for frame in _interleave(sources, stop):
-            work.take(frame)
-    kept = outbox.kept
-    if kept and not stop.is_set():
-        raise _undelivered(publisher, kept, timeout_s)
-    if kept:
-        log.warning("%d events are kept in the outbox and go out with the next run", kept)
-    return work.summary(sent=outbox.counters(now_s=time.time()).sent - sent_before, kept=kept)
-
-
-class _Publishing:
-    """The publisher's thread as a context: leaving it drains; its failure ends the run."""
+class _Agent:
+    """One run: what its threads share, and their bodies."""
 
     def __init__(
-        self, publisher: Publisher, stop: threading.Event, *, drain_timeout_s: float
+        self,
+        config: AgentConfig,
+        outbox: Outbox,
+        control: Control[Judge],
+        observer: Observer,
     ) -> None:
-        self._publisher, self._stop, self._timeout_s = publisher, stop, drain_timeout_s
+        self._config, self._outbox = config, outbox
+        self._control, self._observer = control, observer
+        self._name = config.mqtt.client_id
+        self._sources = [open_source(section) for section in config.sources]
+        self._watchdog = Watchdog(config.model.watchdog_s)
+        self._judge: Judge | None = None
+        self._feed: Feed | None = None
+        self._publishing: _Thread | None = None
+
+    def run(self, load: Callable[[AgentConfig], Line], *, password: str | None) -> Summary:
+        """Run; see :func:`run_agent`."""
+        outbox, timeout_s = self._outbox, self._config.run.drain_timeout_s
+        sent_before = outbox.counters(now_s=time.time()).sent
+        publisher = Publisher(self._config.mqtt, outbox, self._describe, password=password)
+        if outbox.moved_aside is not None:
+            lost = f"corrupt outbox moved to {outbox.moved_aside}, its events are lost"
+            self._alert("outbox", lost)
+
+        def publish(drain_timeout_s: float) -> "_Thread":
+            def work(finish: threading.Event) -> None:
+                publisher.run(finish, drain_timeout_s=drain_timeout_s)
+
+            return _Thread("publisher", work, self._control.stop)
+
+        with _Thread("watch", self._watch, self._control.stop):
+            try:
+                judge = self._begin(load)
+            except DeepFusionError as error:
+                self._watchdog.rest()
+                self._alert("bundle", str(error))
+                with publish(min(timeout_s, ALERT_TIMEOUT_S)):
+                    raise
+            with publish(timeout_s) as self._publishing:
+                self._loop(judge)
+                notify("STOPPING=1")
+                self._watchdog.rest()
+        kept = outbox.kept
+        if kept and not self._control.stop.is_set():
+            raise _undelivered(publisher, kept, timeout_s)
+        if kept:
+            log.warning("%d events are kept in the outbox and go out with the next run", kept)
+        return judge.summary(sent=outbox.counters(now_s=time.time()).sent - sent_before, kept=kept)
+
+    def _begin(self, load: Callable[[AgentConfig], Line]) -> Judge:
+        """Load the bundle and let nothing be judged before it has passed its warm-up."""
+        line = load(self._config)
+        beat = self._watchdog.beat
+        judge = Judge(self._config, line, self._outbox, observer=self._observer, beat=beat)
+        judge.warm_up()
+        if line.fallback is not None:
+            judge.alert("runtime", line.fallback)
+        bundle = judge.bundle
+        log.info("bundle %s %d on %s", bundle.id, bundle.sequence, line.session.provider)
+        self._judge = judge
+        self._feed = Feed(self._sources, judge.prepare, changed=self._source_changed)
+        notify("READY=1")
+        return judge
+
+    def _loop(self, judge: Judge) -> None:
+        feed, stop = self._feed, self._control.stop
+        assert feed is not None  # noqa: S101 - _begin made it
+        with _Thread("feeder", feed.run, stop):
+            while not (stop.is_set() or feed.ended):
+                self._watchdog.beat()
+                self._control.serve(judge)
+                prepared = feed.take(TURN_S)
+                if prepared is not None:
+                    judge.take(prepared)
+        left = feed.take(0)  # what had left its source before the end is judged too
+        if left is not None:
+            judge.take(left)
+
+    def _watch(self, finish: threading.Event) -> None:
+        """Keep systemd content while the judging thread moves; end the process when it does not."""
+        turn_s = min(1.0, self._watchdog.limit_s / 4)
+        while not finish.wait(turn_s):
+            if self._watchdog.stuck:
+                self._end_stuck()
+            notify("WATCHDOG=1" if self._judge else "EXTEND_TIMEOUT_USEC=60000000")
+
+    def _end_stuck(self) -> None:
+        """Say why, give the publisher a moment to deliver it, and end without the stuck thread."""
+        error = StuckError(self._watchdog.limit_s)
+        # In a thread of its own: the stuck one may be stuck in the outbox and hold its lock.
+        telling = threading.Thread(target=self._alert, args=("watchdog", str(error)), daemon=True)
+        telling.start()
+        telling.join(ALERT_TIMEOUT_S)
+        if self._publishing is not None:
+            self._publishing.finish(ALERT_TIMEOUT_S)
+        os._exit(StuckError.exit_code)
+
+    def _describe(self) -> payload.AgentState:
+        """Say what the retained state says while online."""
+        moment = time.time()
+        judge, feed = self._judge, self._feed
+        state = payload.AgentState(
+            agent=self._name,
+            state="online",
+            reason="running" if judge else "starting",
+            time=payload.rfc3339(moment),
+            bundle=judge.bundle if judge else None,
+            provider=judge.setting.line.session.provider if judge else None,
+            counters=self._outbox.counters(now_s=moment)._asdict(),
+            sources=feed.states() if feed else None,
+        )
+        self._observer.state(state)
+        return state
+
+    def _source_changed(self, name: str, state: payload.SourceState) -> None:
+        self._observer.source(name, state)
+        if state.state == "lost":
+            self._alert("source", f"{name} is lost: {state.reason}")
+        elif state.state == "connected" and state.reconnects:
+            self._alert("source", f"{name} is connected again")
+
+    def _alert(self, kind: payload.AlertKind, reason: str) -> None:
+        put_alert(self._outbox, self._name, kind, reason, time.time())
+        self._observer.alert(kind, reason, None)
+
+
+class _Thread:
+    """A thread as a context: leaving it asks it to finish and waits; its failure ends the run."""
+
+    def __init__(
+        self, name: str, work: Callable[[threading.Event], None], stop: threading.Event
+    ) -> None:
+        self._work, self._stop = work, stop
         self._finish = threading.Event()
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "_Thread":  # noqa: PYI034 - Self is not in Python 3.10
         self._thread.start()
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._finish.set()
-        self._thread.join()
+        self.finish(None)
         if self._failure is not None and kind is None:
             raise self._failure
 
+    def finish(self, timeout_s: float | None) -> None:
+        """Ask it to finish and wait."""
+        self._finish.set()
+        self._thread.join(timeout_s)
+
     def _run(self) -> None:
         try:
-            self._publisher.run(self._finish, drain_timeout_s=self._timeout_s)
+            self._work(self._finish)
         except BaseException as error:  # noqa: BLE001 - carried to the thread that can report it
             self._failure = error
             self._stop.set()
-
-
-def _interleave(sources: Sequence[Source], stop: threading.Event) -> Iterator[Frame]:
-    """Take one frame of each source in turn, so that no busy source starves another."""
-    alive = [(iter(source), source.poll_interval_s) for source in sources]
-    while alive and not stop.is_set():
-        idle = True
-        for turn in list(alive):
-            try:
-                frame = next(turn[0])
-            except StopIteration:
-                alive.remove(turn)
-                continue
-            if frame is not None:
-                idle = False
-                yield frame
-            if stop.is_set():
-                return
-        if idle and alive:
-            stop.wait(min(poll_interval_s for _, poll_interval_s in alive) / 4)
 
 
 def _undelivered(publisher: Publisher, kept: int, waited_s: float) -> UnreachableError:

@@ -164,8 +164,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _install(options: argparse.Namespace) -> int:
-    from deepfusion_edge.agent import utc_now
     from deepfusion_edge.bundle.store import install
+    from deepfusion_edge.line import utc_now
 
     installed = install(
         options.bundle, options.state, options.trust, threshold=options.threshold, now=utc_now()
@@ -175,8 +175,8 @@ def _install(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from deepfusion_edge.agent import utc_now
     from deepfusion_edge.bundle.store import verify
+    from deepfusion_edge.line import utc_now
 
     manifest = verify(
         options.bundle,
@@ -217,8 +217,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from deepfusion_edge.agent import utc_now
     from deepfusion_edge.bundle.store import load_current
+    from deepfusion_edge.line import utc_now
     from deepfusion_edge.outbox import read_counters
 
     installed = load_current(options.state, now=utc_now())

@@ -34,6 +34,9 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
         threads: of the runtime; 0 lets the runtime choose.
         runtime: ``ort`` (ONNX Runtime on the CPU), ``trt`` (TensorRT on the GPU, or no run at all)
             or ``auto`` (TensorRT where it works, otherwise the CPU and an alert).
+        require_gpu: refuse to run on the CPU, whatever ``auto`` would fall back to.
+        watchdog_s: an inference that takes longer is stuck: an alert, and the process ends itself
+            with exit code 9 to be started again.
         seed: None draws a fresh secret seed a frame; a number makes runs repeat exactly, and lets
             an attacker who learns it predict the members: for tests and benchmarks.
     """
@@ -42,6 +45,8 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
     policy: bool = True
     threads: Annotated[int, Meta(ge=0, le=256)] = 0
     runtime: Literal["ort", "trt", "auto"] = "ort"
+    require_gpu: bool = False
+    watchdog_s: Annotated[float, Meta(ge=0.1, le=3600.0)] = 30.0
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
 
 
@@ -201,6 +206,11 @@ def _check(config: AgentConfig) -> None:
     if mqtt.tls is not None and (mqtt.tls.cert_file is None) != (mqtt.tls.key_file is None):
         raise UsageError("mqtt.tls.cert_file and mqtt.tls.key_file go together", "set both or none")
     _check_text("mqtt.host", mqtt.host)
+    if config.model.require_gpu and config.model.runtime == "ort":
+        raise UsageError(
+            "model.require_gpu is true, but model.runtime 'ort' runs on the CPU",
+            "set model.runtime to 'trt' or 'auto'",
+        )
     names: set[str] = set()
     for at, source in enumerate(config.sources):
         check_level(f"sources[{at}].name", source.name)

@@ -20,6 +20,8 @@ exit codes:
   6    parity: two runtimes disagree, nothing was written
   7    unreachable: a broker or another service does not answer
   8    storage: the disk is full or a folder cannot be written
+  9    stuck: the agent did not move in time and ended itself
+  10   restart: the agent ended because a command asked for it
   130  interrupted by the user; finished work is kept
 """
 """For argparse's ``epilog`` (with ``RawDescriptionHelpFormatter``)."""

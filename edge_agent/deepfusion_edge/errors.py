@@ -64,3 +64,27 @@ class StorageError(DeepFusionError):
     """The disk is full or a folder cannot be written."""
 
     exit_code = 8
+
+
+class StuckError(DeepFusionError):
+    """The judging thread does not move, and the process ended itself."""
+
+    exit_code = 9
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(
+            f"nothing moved for {limit_s:g} s (model.watchdog_s): an inference or the disk hangs",
+            "the process ends with exit code 9; 'run --supervise' or systemd starts it again",
+        )
+
+
+class RestartError(DeepFusionError):
+    """A restart was asked for; nothing is wrong."""
+
+    exit_code = 10
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"restart asked for ({reason})",
+            "the process ends with exit code 10; 'run --supervise' or systemd starts it again",
+        )

@@ -6,42 +6,27 @@ import statistics
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from deepfusion_edge.bundle.manifest import Manifest
 from deepfusion_edge.config import AgentConfig
 from deepfusion_edge.erosion import MAX_SEED, Factors, identity, sample, stream_of
 from deepfusion_edge.errors import DeepFusionError, ModelError
+from deepfusion_edge.feed import Prepared
 from deepfusion_edge.fusion import Outputs, Verdict, judge
-from deepfusion_edge.image import decode, to_input
+from deepfusion_edge.image import Pixels, decode, to_input
+from deepfusion_edge.line import Line, check_provider
+from deepfusion_edge.observer import Judged, Observer, Timing
 from deepfusion_edge.outbox import Outbox
-from deepfusion_edge.policy import Level, Look, follow, look
+from deepfusion_edge.policy import Level, Look, Policy, follow, look
 from deepfusion_edge.report import payload
-from deepfusion_edge.runtime.base import Session
 from deepfusion_edge.source.base import Frame
 
 log = logging.getLogger(__name__)
 
 _LATENCIES = 10_000
-
-
-class Line(NamedTuple):
-    """What judges frames: an installed bundle, loaded.
-
-    Attributes:
-        manifest: the bundle's, verified.
-        digest: SHA-256 (hex) that names the bundle in every record.
-        session: its graph.
-        fallback: why the graph is not on the GPU although it was to be; None if nothing is wrong.
-    """
-
-    manifest: Manifest
-    digest: str
-    session: Session
-    fallback: str | None = None
 
 
 class Summary(NamedTuple):
@@ -66,8 +51,26 @@ class Summary(NamedTuple):
     latency_ms_p50: float | None
 
 
+class Setting(NamedTuple):
+    """What judges now; replaced as a whole, so that no frame sees half of a change.
+
+    Attributes:
+        line: bundle and session.
+        members: K.
+        policy: None runs all K members for every frame.
+    """
+
+    line: Line
+    members: int
+    policy: Policy | None
+
+
 class Judge:
-    """Turns frames into events in the outbox."""
+    """Turns frames into events in the outbox.
+
+    One thread judges; :meth:`prepare` may run in another. A change (:meth:`use`, :meth:`choose`)
+    belongs to the judging thread: ask for it through ``Control.request``.
+    """
 
     def __init__(
         self,
@@ -75,29 +78,43 @@ class Judge:
         line: Line,
         outbox: Outbox,
         *,
+        observer: Observer | None = None,
+        beat: Callable[[], None] = lambda: None,
         now: Callable[[], float] = time.time,
     ) -> None:
+        """Prepare.
+
+        Args:
+            config: for the agent's name and how the graph is run.
+            line: what judges first.
+            outbox: where events go.
+            observer: told of every frame and alert.
+            beat: called before and after each run of the graph, for the watchdog.
+            now: seconds since 1970, for alerts and ages.
+        """
         self.counts: Counter[str] = Counter()
         self.latencies_ms: deque[float] = deque(maxlen=_LATENCIES)
         self._agent = config.mqtt.client_id
         self._seed = config.model.seed
-        self._members = config.model.members or line.manifest.erosion.members
-        fixed = config.model.members is not None or not config.model.policy
-        self._policy = None if fixed else line.manifest.policy
-        calibrated = line.manifest.erosion.members
-        if line.manifest.thresholds is not None and self._members != calibrated:
-            log.warning(
-                "thresholds were calibrated over %d members, model.members is %d:"
-                " the false-positive rate will be another",
-                calibrated,
-                self._members,
-            )
+        self._require_gpu = config.model.require_gpu
+        self._members, self._adaptive = config.model.members, config.model.policy
         self._levels: defaultdict[str, Level] = defaultdict(Level)
         self._escalated = 0
-        self._line, self._outbox, self._now = line, outbox, now
-        self.bundle = payload.BundleRef(
-            id=line.manifest.id, digest=line.digest, sequence=line.manifest.sequence
-        )
+        self._inferred_ms = 0.0
+        self._outbox, self._now = outbox, now
+        self._observer = observer or Observer()
+        self._beat = beat
+        self._setting = self._fit(line, self._members, adaptive=self._adaptive)
+
+    @property
+    def setting(self) -> Setting:
+        """What judges now."""
+        return self._setting
+
+    @property
+    def bundle(self) -> payload.BundleRef:
+        """Which bundle judges now."""
+        return _reference(self._setting.line)
 
     def warm_up(self) -> None:
         """Run on a black image, so that the first frame is not the slow one.
@@ -105,43 +122,74 @@ class Judge:
         Raises:
             ModelError: the graph does not run, or does not fit classes and members.
         """
-        size = self._line.manifest.preprocess
-        image = np.zeros((1, 3, size.height, size.width), dtype=np.float32)
-        for members in {self._members, self._policy.start if self._policy else self._members}:
-            self._run(image, identity(self._line.manifest.erosion.sites, members))
+        self._warm_up(self._setting)
 
-    def take(self, frame: Frame) -> None:
+    def use(self, line: Line) -> None:
+        """Judge by another bundle from the next frame on, if it warms up; trends begin anew.
+
+        Raises:
+            ModelError: it does not run, or not on the GPU that is required; the old one stays.
+        """
+        check_provider(line, require_gpu=self._require_gpu)
+        setting = self._fit(line, self._members, adaptive=self._adaptive)
+        self._warm_up(setting)
+        self._setting = setting
+        self._levels.clear()
+
+    def choose(self, *, members: int | None, adaptive: bool) -> None:
+        """Run so many members from the next frame on, as ``model.members`` and ``policy`` say.
+
+        Raises:
+            ModelError: the graph does not run with so many; what was chosen before stays.
+        """
+        setting = self._fit(self._setting.line, members, adaptive=adaptive)
+        self._warm_up(setting)
+        self._members, self._adaptive = members, adaptive
+        self._setting = setting
+        self._levels.clear()
+
+    def prepare(self, frame: Frame) -> Prepared:
+        """Decode and resize one frame for the line that judges now; raises nothing."""
+        begun = time.perf_counter()
+        pixels, image = _pixels(frame), None
+        if not isinstance(pixels, DeepFusionError):
+            image = self._image(pixels, self._setting)
+        return Prepared(frame, pixels, image, 1000 * (time.perf_counter() - begun))
+
+    def take(self, prepared: Prepared) -> None:
         """Judge one frame and put what there is to say into the outbox.
 
         Raises:
             StorageError: the outbox cannot be written.
         """
+        begun = time.perf_counter()
+        frame, setting = prepared.frame, self._setting
         subject = payload.Subject(
             source=frame.source,
             frame=frame.name,
             sequence=frame.sequence,
             captured_s=frame.captured_s,
         )
-        begun = time.perf_counter()
-        try:
-            image = self._image(frame)
-        except DeepFusionError as error:
-            self.counts["unreadable"] += 1
-            self.alert("unreadable", str(error), subject=subject)
+        self._inferred_ms = 0.0
+        if isinstance(prepared.pixels, DeepFusionError):
+            self._fail(prepared, "unreadable", prepared.pixels, subject, begun)
             return
+        image, size = prepared.image, setting.line.manifest.preprocess
+        if image is None or image.shape[2:] != (size.height, size.width):
+            image = self._image(prepared.pixels, setting)  # the bundle was replaced meanwhile
         draw = self._draw(frame)
         try:
-            seen = self._look(image, self._factors(draw), frame.source)
+            seen = self._look(setting, image, self._factors(setting, draw), frame.source)
         except ModelError as error:
             # Fail safe: no verdict is a rejection, and one odd frame must not stop the line.
-            self.counts["reject"] += 1
-            self.alert("model", str(error), subject=subject)
+            self._fail(prepared, "model", error, subject, begun)
             return
+        timing = self._timing(prepared, begun)
         verdict = seen.verdict
-        latency_ms = 1000 * (time.perf_counter() - begun)
-        self.latencies_ms.append(latency_ms)
+        self.latencies_ms.append(timing.total_ms)
         self.counts[verdict.state] += 1
-        self._escalated += self._policy is not None and seen.runs[-1] == self._members
+        self._escalated += setting.policy is not None and seen.runs[-1] == setting.members
+        bundle, classes = _reference(setting.line), setting.line.manifest.classes
 
         def render(name: str) -> bytes:
             return payload.encode(
@@ -149,23 +197,27 @@ class Judge:
                     f"{self._agent}-{name}",
                     agent=self._agent,
                     subject=subject,
-                    bundle=self.bundle,
-                    classes=self._line.manifest.classes,
+                    bundle=bundle,
+                    classes=classes,
                     verdict=verdict,
                     draw=draw,
-                    latency_ms=latency_ms,
+                    latency_ms=timing.total_ms,
                 )
             )
 
         name = self._outbox.put(f"decision/{frame.source}", render, now_s=self._now())
+        event, class_name = f"{self._agent}-{name}", classes[verdict.label]
         says = (
-            f"{self._line.manifest.classes[verdict.label]} {verdict.confidence:.3f}, feature"
+            f"{class_name} {verdict.confidence:.3f}, feature"
             f" variance {verdict.feature_variance:.4g}, disagreement {verdict.disagreement:.4g}"
         )
         log.info("%s %s/%s: %s", verdict.state, frame.source, frame.name, says)
         if verdict.state != "accept":
-            self.alert(verdict.state, says, subject=subject, about=f"{self._agent}-{name}")
-        self._follow(seen, subject)
+            self.alert(verdict.state, says, subject=subject, about=event)
+        self._observer.judged(
+            Judged(frame, prepared.pixels, verdict, class_name, None, event, timing)
+        )
+        self._follow(setting, seen, subject)
 
     def alert(
         self,
@@ -175,10 +227,11 @@ class Judge:
         subject: payload.Subject | None = None,
         about: str | None = None,
     ) -> None:
-        """Put an alert into the outbox and the log."""
+        """Put an alert into the outbox and the log, and tell the observer."""
         put_alert(
             self._outbox, self._agent, kind, reason, self._now(), subject=subject, about=about
         )
+        self._observer.alert(kind, reason, subject)
 
     def summary(self, *, sent: int, kept: int) -> Summary:
         """Count what was judged so far."""
@@ -195,14 +248,51 @@ class Judge:
             latency_ms_p50=round(statistics.median(latencies), 3) if latencies else None,
         )
 
-    def _image(self, frame: Frame) -> npt.NDArray[np.float32]:
-        content = frame.content
-        if isinstance(content, DeepFusionError):
-            raise content
-        if isinstance(content, bytes):
-            content = decode(content, max_pixels=frame.max_pixels)
-        size = self._line.manifest.preprocess
-        return to_input(content, size.height, size.width)
+    def _fit(self, line: Line, members: int | None, *, adaptive: bool) -> Setting:
+        calibrated = line.manifest.erosion.members
+        chosen = members or calibrated
+        if line.manifest.thresholds is not None and chosen != calibrated:
+            log.warning(
+                "thresholds were calibrated over %d members, %d run:"
+                " the false-positive rate will be another",
+                calibrated,
+                chosen,
+            )
+        free = members is None and adaptive
+        return Setting(line, chosen, line.manifest.policy if free else None)
+
+    def _warm_up(self, setting: Setting) -> None:
+        size = setting.line.manifest.preprocess
+        image = np.zeros((1, 3, size.height, size.width), dtype=np.float32)
+        counts = {setting.members, setting.policy.start if setting.policy else setting.members}
+        for members in counts:
+            self._run(setting, image, identity(setting.line.manifest.erosion.sites, members))
+
+    def _image(self, pixels: Pixels, setting: Setting) -> npt.NDArray[np.float32]:
+        size = setting.line.manifest.preprocess
+        return to_input(pixels, size.height, size.width)
+
+    def _fail(
+        self,
+        prepared: Prepared,
+        kind: Literal["unreadable", "model"],
+        error: DeepFusionError,
+        subject: payload.Subject,
+        begun: float,
+    ) -> None:
+        self.counts["reject" if kind == "model" else kind] += 1
+        self.alert(kind, str(error), subject=subject)
+        pixels = None if isinstance(prepared.pixels, DeepFusionError) else prepared.pixels
+        timing = self._timing(prepared, begun)
+        self._observer.judged(Judged(prepared.frame, pixels, None, None, str(error), None, timing))
+
+    def _timing(self, prepared: Prepared, begun: float) -> Timing:
+        return Timing(
+            prepare_ms=prepared.prepare_ms,
+            infer_ms=self._inferred_ms,
+            total_ms=prepared.prepare_ms + 1000 * (time.perf_counter() - begun),
+            age_ms=1000 * (self._now() - prepared.frame.captured_s),
+        )
 
     def _draw(self, frame: Frame) -> payload.Draw:
         if self._seed is None:
@@ -210,42 +300,51 @@ class Judge:
             return payload.Draw(seed=secrets.randbits(53), stream=0)
         return payload.Draw(self._seed, stream_of(frame.source, frame.name) % (MAX_SEED + 1))
 
-    def _factors(self, draw: payload.Draw) -> Factors:
-        sites = self._line.manifest.erosion.sites
-        return sample(sites, seed=draw.seed, stream=draw.stream, members=self._members)
+    def _factors(self, setting: Setting, draw: payload.Draw) -> Factors:
+        sites = setting.line.manifest.erosion.sites
+        return sample(sites, seed=draw.seed, stream=draw.stream, members=setting.members)
 
-    def _look(self, image: npt.NDArray[np.float32], factors: Factors, source: str) -> Look:
-        policy, manifest = self._policy, self._line.manifest
+    def _look(
+        self, setting: Setting, image: npt.NDArray[np.float32], factors: Factors, source: str
+    ) -> Look:
+        policy, manifest = setting.policy, setting.line.manifest
 
         def judged(members: int) -> Verdict:
             thresholds = manifest.thresholds
             if policy is not None and members == policy.start:
                 thresholds = policy.thresholds
-            return judge(self._run(image, factors[:members]), thresholds)
+            return judge(self._run(setting, image, factors[:members]), thresholds)
 
         raised = self._levels[source].raised
-        return look(judged, policy, members=self._members, raised=raised)
+        return look(judged, policy, members=setting.members, raised=raised)
 
-    def _follow(self, seen: Look, subject: payload.Subject) -> None:
+    def _follow(self, setting: Setting, seen: Look, subject: payload.Subject) -> None:
         """Take a frame into its source's trend; say once that K is raised, once that it falls."""
-        if self._policy is None:
+        policy = setting.policy
+        if policy is None:
             return
-        trend, before = self._policy.trend, self._levels[subject.source]
+        trend, before = policy.trend, self._levels[subject.source]
         after = follow(trend, before, unusual=seen.unusual)
         self._levels[subject.source] = after
         share = f"share of unusual frames {after.share:.3f}"
         if after.raised and not before.raised:
-            now = f"{share} reached {trend.rise:.3f}: all {self._members} members judge each frame"
+            now = (
+                f"{share} reached {trend.rise:.3f}: all {setting.members} members judge each frame"
+            )
             self.alert("trend", now, subject=subject)
         elif before.raised and not after.raised:
-            now = f"{share} is back at {trend.fall:.3f}: {self._policy.start} members judge first"
+            now = f"{share} is back at {trend.fall:.3f}: {policy.start} members judge first"
             self.alert("trend", now, subject=subject)
 
-    def _run(self, image: npt.NDArray[np.float32], factors: Factors) -> Outputs:
-        outputs = self._line.session.run(image, factors)
-        classes = len(self._line.manifest.classes)
+    def _run(self, setting: Setting, image: npt.NDArray[np.float32], factors: Factors) -> Outputs:
+        begun = time.perf_counter()
+        self._beat()
+        outputs = setting.line.session.run(image, factors)
+        self._beat()
+        self._inferred_ms += 1000 * (time.perf_counter() - begun)
+        classes = len(setting.line.manifest.classes)
         shapes = (outputs.fused.shape, outputs.members.shape)
-        members = len(factors) * self._line.manifest.erosion.bases
+        members = len(factors) * setting.line.manifest.erosion.bases
         if shapes != ((classes,), (members, classes)):
             raise ModelError(
                 f"graph gives fused {shapes[0]} and members {shapes[1]} for {classes} classes"
@@ -255,6 +354,21 @@ class Judge:
         if not all(np.isfinite(value).all() for value in outputs):
             raise ModelError("graph gives NaN or infinity", "keep the frame and report it")
         return outputs
+
+
+def _reference(line: Line) -> payload.BundleRef:
+    manifest = line.manifest
+    return payload.BundleRef(id=manifest.id, digest=line.digest, sequence=manifest.sequence)
+
+
+def _pixels(frame: Frame) -> Pixels | DeepFusionError:
+    content = frame.content
+    if not isinstance(content, bytes):
+        return content
+    try:
+        return decode(content, max_pixels=frame.max_pixels)
+    except DeepFusionError as error:
+        return error
 
 
 def put_alert(

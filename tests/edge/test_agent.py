@@ -11,13 +11,14 @@ from msgspec.structs import replace
 from PIL import Image
 
 from deepfusion_edge import agent as agent_module
-from deepfusion_edge.agent import Line, run_agent
+from deepfusion_edge.agent import run_agent
 from deepfusion_edge.bundle.manifest import Manifest, parse_manifest
 from deepfusion_edge.bundle.store import install
 from deepfusion_edge.config import AgentConfig, FolderSource, Model, Mqtt, Run
 from deepfusion_edge.erosion import sample
 from deepfusion_edge.errors import InputError, ModelError, TrustError, UnreachableError
 from deepfusion_edge.fusion import Outputs, Threshold, Thresholds
+from deepfusion_edge.line import Line
 from deepfusion_edge.outbox import DATABASE, Outbox
 from deepfusion_edge.report.payload import Alert, Decision
 from deepfusion_edge.runtime.base import Session

@@ -13,11 +13,12 @@ import pytest
 from onnx import numpy_helper
 
 from deepfusion_edge import erosion
-from deepfusion_edge.agent import load_line, run_agent
+from deepfusion_edge.agent import run_agent
 from deepfusion_edge.bundle.store import install
 from deepfusion_edge.config import AgentConfig, FolderSource, Model, Mqtt, Run
 from deepfusion_edge.errors import ModelError, UnreachableError
 from deepfusion_edge.fusion import Threshold, Thresholds
+from deepfusion_edge.line import load_line
 from deepfusion_edge.outbox import Outbox
 from deepfusion_edge.policy import Policy, Trend, Usual
 from deepfusion_edge.report.payload import Alert

@@ -7,9 +7,11 @@ import pytest
 from deepfusion_edge.bundle.manifest import parse_manifest
 from deepfusion_edge.config import AgentConfig, FolderSource, Model
 from deepfusion_edge.erosion import sample
-from deepfusion_edge.errors import TrustError
+from deepfusion_edge.errors import ModelError, TrustError
 from deepfusion_edge.fusion import Outputs, Threshold, Thresholds
-from deepfusion_edge.judging import Judge, Line
+from deepfusion_edge.judging import Judge
+from deepfusion_edge.line import Line
+from deepfusion_edge.observer import Everyone, Observer
 from deepfusion_edge.outbox import Outbox
 from deepfusion_edge.policy import Policy, Trend, Usual
 from deepfusion_edge.report.payload import Alert, Decision
@@ -33,10 +35,11 @@ class Blue(Session):
     provider = "FakeProvider"
 
     def __init__(self):
-        self.factors = []
+        self.factors, self.shapes = [], []
 
     def run(self, image, factors):
         self.factors.append(factors)
+        self.shapes.append(image.shape)
         fused = np.array([1.0, 0.0, 0.0], np.float32)
         return Outputs(fused, np.tile(fused, (len(factors), 1)), float(image[0, 2].mean()))
 
@@ -53,9 +56,9 @@ def make_judge(line, tmp_path):
     source = FolderSource(name="cam", path=str(tmp_path))
     with Outbox(tmp_path / "state", max_events=10**4, max_bytes=2**24, ttl_s=None) as outbox:
 
-        def make(**model):
+        def make(*, observer=None, **model):
             config = AgentConfig(state_dir=str(tmp_path), sources=(source,), model=Model(**model))
-            return Judge(config, line, outbox), outbox
+            return Judge(config, line, outbox, observer=observer), outbox
 
         yield make
 
@@ -64,7 +67,7 @@ def show(judge, blues, source="cam"):
     for n, blue in enumerate(blues):
         image = np.zeros((8, 8, 3), np.uint8)
         image[..., 2] = round(255 * blue)
-        judge.take(Frame(source, f"{n}.png", image, 0.0, n, 10**6))
+        judge.take(judge.prepare(Frame(source, f"{n}.png", image, 0.0, n, 10**6)))
 
 
 def told(outbox):
@@ -149,3 +152,87 @@ def test_a_manifest_whose_policy_does_not_fit_is_refused(make_bundle, tmp_path, 
     bundle = make_bundle(tmp_path / "made", **options)
     with pytest.raises(TrustError, match=rule):
         parse_manifest((bundle / "manifest.json").read_bytes())
+
+
+class Heard(Observer):
+    def __init__(self):
+        self.all = []
+
+    def judged(self, judged):
+        self.all.append(judged)
+
+
+def test_observers_hear_every_frame_with_its_pixels_and_timings(make_judge):
+    heard = Heard()
+    judge, outbox = make_judge(observer=heard)
+    show(judge, [0.1])
+    judge.take(judge.prepare(Frame("cam", "bad.png", b"no image", 0.0, 1, 10**6)))
+    good, bad = heard.all
+    (decision,), (alert,) = told(outbox)
+    assert (good.event, good.verdict.state, good.class_name) == (decision.id, "accept", "red")
+    assert good.pixels.shape == (8, 8, 3)
+    assert 0 < good.timing.infer_ms < good.timing.total_ms
+    assert good.timing.total_ms == pytest.approx(decision.latency_ms, abs=1e-3)
+    assert (bad.verdict, bad.pixels, bad.event) == (None, None, None)
+    assert bad.problem == alert.reason
+
+
+def test_an_observer_that_fails_harms_nobody(make_judge, caplog):
+    class Broken(Observer):
+        def judged(self, judged):
+            raise RuntimeError(judged.frame.name)
+
+    heard = Heard()
+    judge, _ = make_judge(observer=Everyone([Broken(), heard]))
+    show(judge, [0.1, 0.1])
+    assert len(heard.all) == 2
+    assert "Broken failed to hear of judged" in caplog.text
+
+
+def test_another_bundle_judges_from_the_next_frame_on(make_judge, make_bundle, tmp_path):
+    judge, outbox = make_judge()
+    show(judge, [0.1])
+    bundle = make_bundle(tmp_path / "next", sequence=2, image=(4, 6))
+    manifest = parse_manifest((bundle / "manifest.json").read_bytes())
+    prepared = judge.prepare(Frame("cam", "held.png", np.zeros((8, 8, 3), np.uint8), 0.0, 1, 100))
+    session = Blue()
+    judge.use(Line(manifest, "cd" * 32, session))
+    judge.take(prepared)  # it was prepared for 8 x 8
+    first, second = told(outbox)[0]
+    assert (first.bundle_sequence, second.bundle_sequence) == (1, 2)
+    assert (second.bundle, second.members) == ("cd" * 32, manifest.erosion.members)
+    assert session.shapes[-1] == (1, 3, 4, 6)
+
+
+def test_a_bundle_that_does_not_warm_up_does_not_judge(make_judge, line):
+    class Broken(Blue):
+        def run(self, *_):
+            raise ModelError("no", "no")
+
+    judge, outbox = make_judge()
+    with pytest.raises(ModelError):
+        judge.use(line._replace(digest="cd" * 32, session=Broken()))
+    show(judge, [0.1])
+    assert [d.bundle for d in told(outbox)[0]] == ["ab" * 32]
+
+
+def test_members_and_policy_can_be_chosen_between_frames(make_judge):
+    judge, outbox = make_judge()
+    show(judge, [0.1])
+    judge.choose(members=3, adaptive=True)
+    show(judge, [0.1])
+    judge.choose(members=None, adaptive=False)
+    show(judge, [0.1])
+    judge.choose(members=None, adaptive=True)
+    show(judge, [0.1])
+    assert [d.members for d in told(outbox)[0]] == [2, 3, 4, 2]
+
+
+def test_a_gpu_that_is_required_is_never_replaced_by_the_cpu(make_judge, line):
+    class OnCpu(Blue):
+        provider = "CPUExecutionProvider"
+
+    judge, _ = make_judge(require_gpu=True, runtime="auto")
+    with pytest.raises(ModelError, match="require_gpu"):
+        judge.use(line._replace(session=OnCpu(), fallback="no TensorRT"))
+    assert judge.setting.line.session.provider == "FakeProvider"

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from deepfusion_edge import erosion
-from deepfusion_edge.agent import load_line
 from deepfusion_edge.bundle.store import install
 from deepfusion_edge.config import AgentConfig, FolderSource, Model
+from deepfusion_edge.line import load_line
 from deepfusion_edge.runtime.choice import open_engine, span_of
 from deepfusion_edge.runtime.engine_cache import EngineCache
 from deepfusion_edge.runtime.ort import OrtSession

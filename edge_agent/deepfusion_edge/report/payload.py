@@ -16,8 +16,18 @@ from deepfusion_edge.fusion import Verdict
 
 MAX_REASON = 500
 AlertKind = Literal[
-    "suspect", "reject", "unreadable", "model", "bundle", "outbox", "trend", "runtime"
+    "suspect",
+    "reject",
+    "unreadable",
+    "model",
+    "bundle",
+    "outbox",
+    "trend",
+    "runtime",
+    "source",
+    "watchdog",
 ]
+Connection = Literal["connecting", "connected", "lost", "reconnecting", "ended"]
 
 
 class Subject(msgspec.Struct, frozen=True):
@@ -68,7 +78,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": 
         disagreement: in nats.
         members: how many gave this verdict, those of all bases together; a policy may run fewer
             than the bundle has.
-        latency_ms: from the frame's bytes to the verdict.
+        latency_ms: from the frame's bytes to the verdict, without waiting for its turn.
     """
 
     schema: Literal[1] = 1
@@ -112,6 +122,28 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int | None = None
 
 
+class SourceState(msgspec.Struct, frozen=True, kw_only=True):
+    """One source, within the state; frames are counted since the agent started.
+
+    Attributes:
+        state: ``reconnecting`` follows ``lost`` when the next try is under way.
+        reason: why it is not connected; for people, without secrets.
+        taken: given to the judge.
+        dropped: by the back-pressure rule, or because no room was left.
+        late: dropped because they were older than ``late_s`` when their turn came.
+        refused: too large, retained, or no image by their first bytes.
+        reconnects: connections after the first.
+    """
+
+    state: Connection
+    reason: str = ""
+    taken: int = 0
+    dropped: int = 0
+    late: int = 0
+    refused: int = 0
+    reconnects: int = 0
+
+
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """Topic ``<base>/<agent>/state``, retained.
 
@@ -120,6 +152,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
         time: None in the Last Will, which the broker sends at a time nobody knew before.
         provider: the execution provider that really runs.
         counters: of the outbox.
+        sources: by name.
     """
 
     schema: Literal[1] = 1
@@ -130,6 +163,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     bundle: BundleRef | None = None
     provider: str | None = None
     counters: dict[str, int | float] | None = None
+    sources: dict[str, SourceState] | None = None
 
 
 def decision(

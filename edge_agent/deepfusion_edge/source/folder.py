@@ -43,8 +43,7 @@ class Folder(Source):
         Raises:
             InputError: it is no folder, or there is nothing to replay in it.
         """
-        self.name = config.name
-        self.poll_interval_s = config.poll_interval_s
+        super().__init__(config.name, poll_interval_s=config.poll_interval_s)
         self._config = config
         self._root = Path(config.path)
         self._now, self._monotonic = now, monotonic
@@ -68,21 +67,21 @@ class Folder(Source):
     def _replay(self) -> Iterator[Frame | None]:
         for path in sorted(self._list()):
             yield self._frame(path)
+        self.connection = "ended"
 
     def _watch(self) -> Iterator[Frame | None]:
         taken: dict[str, _Version] = {}
         previous: dict[str, _Version] = {}
-        lost = False
         while True:
             begun = self._monotonic()
             try:
                 current = self._list()
             except OSError as error:
-                if not lost:
-                    lost = True
+                if self.connection != "lost":
+                    self.connection, self.reason = "lost", error_from_os(error).what
                     yield self._failed("", error_from_os(error))
             else:
-                lost = False
+                self.connection, self.reason = "connected", ""
                 taken = {path: version for path, version in taken.items() if path in current}
                 for path, version in sorted(
                     current.items(), key=lambda kv: (kv[1].mtime_ns, kv[0])

@@ -1,0 +1,100 @@
+"""Who is told what the loop does: health, the status page, snapshots."""
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from deepfusion_edge.fusion import Verdict
+from deepfusion_edge.image import Pixels
+from deepfusion_edge.report.payload import AgentState, AlertKind, SourceState, Subject
+from deepfusion_edge.source.base import Frame
+
+log = logging.getLogger(__name__)
+
+
+class Timing(NamedTuple):
+    """Where a frame's time went, in milliseconds.
+
+    Attributes:
+        prepare_ms: decoding and resizing, done beside the inference of the frame before.
+        infer_ms: all runs of the graph.
+        total_ms: from bytes to verdict, without waiting: what decisions call ``latency_ms``.
+        age_ms: from capture to verdict, waiting included, by the wall clock.
+    """
+
+    prepare_ms: float
+    infer_ms: float
+    total_ms: float
+    age_ms: float
+
+
+class Judged(NamedTuple):
+    """One frame and what became of it.
+
+    Attributes:
+        frame: as its source gave it.
+        pixels: RGB uint8 [H, W, 3]; None if it could not be read.
+        verdict: None if it could not be read, or the graph failed on it.
+        class_name: of the verdict; None without one.
+        problem: why there is no verdict; None with one.
+        event: id of the decision; None without one.
+    """
+
+    frame: Frame
+    pixels: Pixels | None
+    verdict: Verdict | None
+    class_name: str | None
+    problem: str | None
+    event: str | None
+    timing: Timing
+
+
+class Observer:
+    """Nobody: override what you want to hear.
+
+    Methods are called from the loop's threads (``judged`` and ``alert`` from the judging one,
+    ``source`` from the feeder's, ``state`` from the publisher's; ``alert`` from any). They must
+    be quick; what they raise is logged and goes no further.
+    """
+
+    def judged(self, judged: Judged) -> None:
+        """Hear of a frame that got its verdict, or none."""
+
+    def source(self, name: str, state: SourceState) -> None:
+        """Hear that a source was connected, lost or ended."""
+
+    def alert(self, kind: AlertKind, reason: str, subject: Subject | None) -> None:
+        """Hear of an alert that went into the outbox."""
+
+    def state(self, state: AgentState) -> None:
+        """Hear what the retained state says, whenever it is renewed."""
+
+
+class Everyone(Observer):
+    """Several observers as one."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = tuple(observers)
+
+    def judged(self, judged: Judged) -> None:
+        """Tell all of them."""
+        self._tell("judged", judged)
+
+    def source(self, name: str, state: SourceState) -> None:
+        """Tell all of them."""
+        self._tell("source", name, state)
+
+    def alert(self, kind: AlertKind, reason: str, subject: Subject | None) -> None:
+        """Tell all of them."""
+        self._tell("alert", kind, reason, subject)
+
+    def state(self, state: AgentState) -> None:
+        """Tell all of them."""
+        self._tell("state", state)
+
+    def _tell(self, event: str, *details: object) -> None:
+        for observer in self._observers:
+            try:
+                getattr(observer, event)(*details)
+            except Exception:  # noqa: PERF203 - one that fails must not silence the others
+                log.exception("%s failed to hear of %s", type(observer).__name__, event)

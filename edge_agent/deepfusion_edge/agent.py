@@ -104,12 +104,19 @@ class _Agent:
         self._judge: Judge | None = None
         self._feed: Feed | None = None
         self._publishing: _Thread | None = None
+        self._lost: set[str] = set()  # sources of which it was said
 
     def run(self, load: Callable[[AgentConfig], Line], *, password: str | None) -> Summary:
         """Run; see :func:`run_agent`."""
         outbox, timeout_s = self._outbox, self._config.run.drain_timeout_s
         sent_before = outbox.counters(now_s=time.time()).sent
-        publisher = Publisher(self._config.mqtt, outbox, self._describe, password=password)
+        publisher = Publisher(
+            self._config.mqtt,
+            outbox,
+            self._describe,
+            password=password,
+            subscriptions=[s.subscription for s in self._sources if s.subscription is not None],
+        )
         if outbox.moved_aside is not None:
             lost = f"corrupt outbox moved to {outbox.moved_aside}, its events are lost"
             self._alert("outbox", lost)
@@ -206,9 +213,11 @@ class _Agent:
 
     def _source_changed(self, name: str, state: payload.SourceState) -> None:
         self._observer.source(name, state)
-        if state.state == "lost":
+        if state.state == "lost" and name not in self._lost:
+            self._lost.add(name)
             self._alert("source", f"{name} is lost: {state.reason}")
-        elif state.state == "connected" and state.reconnects:
+        elif state.state == "connected" and name in self._lost:
+            self._lost.discard(name)
             self._alert("source", f"{name} is connected again")
 
     def _alert(self, kind: payload.AlertKind, reason: str) -> None:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-import os
 import signal
 import sys
 import threading
@@ -14,13 +13,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from deepfusion_edge import __version__, console
-from deepfusion_edge.errors import InputError, UsageError
+from deepfusion_edge.errors import UsageError
 
 if TYPE_CHECKING:
     from deepfusion_edge.bundle.manifest import Manifest
     from deepfusion_edge.config import AgentConfig, Mqtt
-
-MAX_PASSWORD_BYTES = 4096
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,26 +46,9 @@ def read_password(mqtt: "Mqtt") -> str | None:
         UsageError: the variable is not set.
         InputError: the file is missing, too long, empty or not UTF-8.
     """
-    if mqtt.password_env is not None:
-        value = os.environ.get(mqtt.password_env)
-        if not value:
-            raise UsageError(f"environment variable {mqtt.password_env} is not set", "export it")
-        return value
-    if mqtt.password_file is None:
-        return None
-    where = f"mqtt.password_file {mqtt.password_file}"
-    try:
-        with Path(mqtt.password_file).open("rb") as file:
-            data = file.read(MAX_PASSWORD_BYTES + 1).rstrip(b"\r\n")
-        password = data.decode()
-    except OSError as error:
-        raise InputError(f"{where}: {error.strerror}", "check path and permissions") from error
-    except UnicodeDecodeError:
-        # `from None`: the decoder's error quotes what it read.
-        raise InputError(f"{where} is not UTF-8", "write the password into it") from None
-    if not 1 <= len(data) <= MAX_PASSWORD_BYTES:
-        raise InputError(f"{where} has {len(data)} bytes", "write the password into it")
-    return password
+    from deepfusion_edge.secret import read_secret
+
+    return read_secret("mqtt.", file=mqtt.password_file, variable=mqtt.password_env)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -11,17 +11,38 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from deepfusion_edge.config_source import (
+    CameraSource,
+    FolderSource,
+    MqttSource,
+    PathText,
+    Seconds,
+    SourceSection,
+    VideoSource,
+    check_source,
+    resolve_source,
+)
 from deepfusion_edge.erosion import MAX_SEED
 from deepfusion_edge.errors import UsageError
-from deepfusion_edge.image import MAX_BYTES, MAX_PIXELS
+from deepfusion_edge.topics import check_level, check_text, check_topic
 
 MAX_CONFIG_BYTES = 2**20
-MAX_TOPIC_LEVELS = 8
-MAX_LEVEL_BYTES = 200
 _SEE = "correct the configuration file"
 
-PathText = Annotated[str, Meta(min_length=1, max_length=4000)]
-Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
+__all__ = [
+    "AgentConfig",
+    "CameraSource",
+    "FolderSource",
+    "Model",
+    "Mqtt",
+    "MqttSource",
+    "OutboxLimits",
+    "Run",
+    "SourceSection",
+    "Tls",
+    "VideoSource",
+    "parse_config",
+]
 
 
 class Model(Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,30 +69,6 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
     require_gpu: bool = False
     watchdog_s: Annotated[float, Meta(ge=0.1, le=3600.0)] = 30.0
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
-
-
-class FolderSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="folder"):
-    """PNG and JPEG files of a folder.
-
-    Attributes:
-        name: level of the topic ``decision/<name>``; unique.
-        mode: ``replay`` (sorted, once) or ``watch`` (new files, for ever).
-        pattern: shell pattern of the file names taken, among ``.png``, ``.jpg`` and ``.jpeg``.
-        recursive: also the folders below.
-        poll_interval_s: how often a watched folder is listed.
-        back_pressure: what happens when frames come faster than they are judged; files wait.
-        max_bytes, max_pixels: larger images are reported, not decoded.
-    """
-
-    name: str
-    path: PathText
-    mode: Literal["replay", "watch"] = "replay"
-    pattern: Annotated[str, Meta(min_length=1, max_length=200)] = "*"
-    recursive: bool = False
-    poll_interval_s: Seconds = 1.0
-    back_pressure: Literal["wait"] = "wait"
-    max_bytes: Annotated[int, Meta(ge=1, le=MAX_BYTES)] = MAX_BYTES
-    max_pixels: Annotated[int, Meta(ge=1, le=MAX_PIXELS)] = MAX_PIXELS
 
 
 class Tls(Struct, frozen=True, forbid_unknown_fields=True):
@@ -142,7 +139,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything ``deepfusion-agent run`` needs to know; paths are absolute after parsing."""
 
     state_dir: PathText
-    sources: Annotated[tuple[FolderSource, ...], Meta(min_length=1, max_length=64)]
+    sources: Annotated[tuple[SourceSection, ...], Meta(min_length=1, max_length=64)]
     mqtt: Mqtt = Mqtt()
     model: Model = Model()
     outbox: OutboxLimits = OutboxLimits()
@@ -172,40 +169,17 @@ def parse_config(data: bytes, folder: Path) -> AgentConfig:
     return _resolve(config, folder)
 
 
-def check_level(field: str, value: str) -> None:
-    """Refuse what may not be one level of an MQTT topic.
-
-    Raises:
-        UsageError: empty, too long, not UTF-8, or with ``+ # / $`` or a control character.
-    """
-    rule = "use letters, digits, '-' and '_'"
-    try:
-        size = len(value.encode())
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{field} is not valid UTF-8", rule) from error
-    if not 1 <= size <= MAX_LEVEL_BYTES:
-        raise UsageError(f"{field} has {size} bytes, must have 1 to {MAX_LEVEL_BYTES}", rule)
-    if any(c in "+#/$" or not c.isprintable() for c in value):
-        raise UsageError(f"{field} {value!r} has one of + # / $ or a control character", rule)
-
-
 def _check(config: AgentConfig) -> None:
     mqtt = config.mqtt
     check_level("mqtt.client_id", mqtt.client_id)
-    levels = mqtt.base_topic.split("/")
-    if len(levels) > MAX_TOPIC_LEVELS:
-        raise UsageError(
-            f"mqtt.base_topic has {len(levels)} levels, at most {MAX_TOPIC_LEVELS}", "shorten it"
-        )
-    for level in levels:
-        check_level("mqtt.base_topic (each level)", level)
+    check_topic("mqtt.base_topic", mqtt.base_topic)
     if mqtt.password_file is not None and mqtt.password_env is not None:
         raise UsageError("mqtt.password_file and mqtt.password_env are both set", "set one of them")
     if mqtt.username is None and (mqtt.password_file or mqtt.password_env):
         raise UsageError("mqtt has a password but no mqtt.username", "set mqtt.username")
     if mqtt.tls is not None and (mqtt.tls.cert_file is None) != (mqtt.tls.key_file is None):
         raise UsageError("mqtt.tls.cert_file and mqtt.tls.key_file go together", "set both or none")
-    _check_text("mqtt.host", mqtt.host)
+    check_text("mqtt.host", mqtt.host)
     if config.model.require_gpu and config.model.runtime == "ort":
         raise UsageError(
             "model.require_gpu is true, but model.runtime 'ort' runs on the CPU",
@@ -217,17 +191,12 @@ def _check(config: AgentConfig) -> None:
         if source.name in names:
             raise UsageError(f"sources[{at}].name {source.name!r} is there twice", "rename one")
         names.add(source.name)
-        _check_text(f"sources[{at}].path", source.path)
+        check_source(f"sources[{at}]", source)
     paths = {"state_dir": config.state_dir, "mqtt.password_file": mqtt.password_file}
     if mqtt.tls is not None:
         paths |= {f"mqtt.tls.{f}": getattr(mqtt.tls, f) for f in Tls.__struct_fields__}
     for field, path in paths.items():
-        _check_text(field, path or "")
-
-
-def _check_text(field: str, value: str) -> None:
-    if "\0" in value:
-        raise UsageError(f"{field} has a NUL character", "take it out")
+        check_text(field, path or "")
 
 
 def _resolve(config: AgentConfig, folder: Path) -> AgentConfig:
@@ -241,6 +210,6 @@ def _resolve(config: AgentConfig, folder: Path) -> AgentConfig:
     return replace(
         config,
         state_dir=str(folder / config.state_dir),
-        sources=tuple(replace(s, path=str(folder / s.path)) for s in config.sources),
+        sources=tuple(resolve_source(section, folder) for section in config.sources),
         mqtt=mqtt,
     )

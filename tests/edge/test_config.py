@@ -40,9 +40,59 @@ def test_defaults_and_paths_relative_to_the_files_folder():
     assert config.model.seed is None
 
 
+CAMERA = {"kind": "camera", "name": "cam"}
+HIDDEN = {"password_env": "CAMERA_PASSWORD"}
+TOPIC = {"kind": "mqtt", "name": "a", "topic": "a"}
+URL = {**CAMERA, "url": "rtsp://host/live"}
+
+
+def camera(**keys):
+    return {"sources": [CAMERA | keys]}
+
+
+def test_paths_of_every_source_are_resolved_and_urls_are_left_alone():
+    sources = [
+        {"kind": "video", "name": "a", "path": "a.mp4"},
+        {**URL, "name": "b", "username": "u", "password_file": "secret"},
+        {"kind": "camera", "name": "c", "device": 0},
+        {"kind": "camera", "name": "d", "device": "/dev/v4l/by-id/usb-a_b-video-index0"},
+        {"kind": "camera", "name": "e", "pipeline": "v4l2src ! appsink"},
+        {"kind": "mqtt", "name": "f", "topic": "line/camera"},
+    ]
+    config = parse(MINIMAL | {"sources": sources})
+    assert config.sources[0].path == "/etc/line/a.mp4"
+    assert config.sources[1].password_file == str(FOLDER / "secret")
+    assert config.sources[1].url == "rtsp://host/live"
+    assert [s.back_pressure for s in config.sources] == ["wait", *["drop-oldest"] * 5]
+
+
 @pytest.mark.parametrize(
     ("change", "names"),
     [
+        (camera(), "exactly one"),
+        (camera(device=0, url="rtsp://h/"), "device and url"),
+        (camera(device="/etc/passwd"), "below /dev"),
+        (camera(device="/dev/../etc/passwd"), "below /dev"),
+        (camera(device=-1), "device"),
+        (camera(url="file:///etc/passwd"), "schemes"),
+        (camera(url="/etc/passwd"), "schemes"),
+        (camera(url="concat:a|b"), "schemes"),
+        (camera(url="RTSP://host/ a"), "schemes"),
+        (camera(url="rtsp:///live"), "schemes"),
+        (camera(url="rtsp://a:hidden@host/live"), "user name or password"),
+        (camera(url="rtsp://a@host"), "user name or password"),
+        (camera(pipeline="rtspsrc location=rtsp://a:hidden@h ! appsink"), "user name or password"),
+        (camera(url="rtsp://h", **HIDDEN), "no username"),
+        (camera(url="rtsp://h", username="u", password_file="a", **HIDDEN), "both set"),  # noqa: S106
+        (camera(device=0, back_pressure="drop"), "back_pressure"),
+        ({"sources": [{**TOPIC, "topic": "a/+"}]}, "sources[0].topic"),
+        (
+            {"sources": [{"kind": "mqtt", "name": "a", "topic": "a", "back_pressure": "wait"}]},
+            "wait",
+        ),
+        ({"sources": [{"kind": "ftp", "name": "a"}]}, "ftp"),
+        ({"model": {"require_gpu": True}}, "require_gpu"),
+        ({"model": {"watchdog_s": 0}}, "watchdog_s"),
         ({"typo": 1}, "typo"),
         ({"mqtt": {"prot": 1}}, "prot"),
         ({"mqtt": {"port": 0}}, "mqtt.port"),
@@ -65,7 +115,7 @@ def test_defaults_and_paths_relative_to_the_files_folder():
         ({"sources": []}, "sources"),
         ({"sources": [SOURCE, SOURCE]}, "sources[1].name"),
         ({"sources": [SOURCE | {"name": "a+b"}]}, "sources[0].name"),
-        ({"sources": [SOURCE | {"kind": "camera"}]}, "camera"),
+        ({"sources": [SOURCE | {"kind": "camera"}]}, "path"),
         ({"sources": [SOURCE | {"mode": "loop"}]}, "mode"),
         ({"sources": [SOURCE | {"back_pressure": "drop-oldest"}]}, "back_pressure"),
         ({"sources": [SOURCE | {"path": "a\0"}]}, "sources[0].path"),
@@ -81,6 +131,7 @@ def test_a_broken_rule_names_its_field(change, names):
         parse(MINIMAL | change)
     assert names in str(caught.value)
     assert "\0" not in str(caught.value)
+    assert "hidden" not in str(caught.value)  # the passwords above
 
 
 @pytest.mark.parametrize(

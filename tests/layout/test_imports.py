@@ -25,6 +25,7 @@ PURE = (
     "bundle/manifest.py",
     "bundle/verify.py",
     "config.py",
+    "config_source.py",
     "erosion.py",
     "errors.py",
     "fusion.py",
@@ -33,6 +34,8 @@ PURE = (
     "report/messages.py",
     "report/payload.py",
     "report/profile.py",
+    "source/wire.py",
+    "topics.py",
 )
 IMPURE_MODULES = {
     "asyncio",
@@ -56,6 +59,7 @@ IMPURE_MODULES = {
 IMPURE_CALLS = {"now", "utcnow", "today", "open_code", "read_bytes", "read_text"}
 
 HOMES = {
+    "cv2": "source/reader.py",
     "PIL": "image.py",
     "cryptography": "bundle/*.py",
     "msgspec": "*",
@@ -68,6 +72,7 @@ HOMES = {
 }
 IMPORT_NAMES = {
     "adversarial-robustness-toolbox": "art",
+    "opencv-python-headless": "cv2",
     "paho-mqtt": "paho",
     "pillow": "PIL",
     "scikit-image": "skimage",
@@ -240,6 +245,7 @@ EDGE_AT = "edge_agent/deepfusion_edge"
         ("edge-layers", f"{EDGE_AT}/runtime/base.py", "import deepfusion_edge.agent"),
         ("one-home-each", f"{EDGE_AT}/runtime/base.py", "import onnxruntime"),
         ("one-home-each", f"{EDGE_AT}/agent.py", "import paho.mqtt.client"),
+        ("one-home-each", f"{EDGE_AT}/source/camera.py", "import cv2"),
         ("one-home-each", f"{EDGE_AT}/runtime/engine.py", "import tensorrt"),
         ("one-home-each", f"{EDGE_AT}/runtime/choice.py", "import pycuda.driver"),
         (

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from deepfusion_edge.errors import DeepFusionError
 from deepfusion_edge.image import Pixels
+from deepfusion_edge.report.messages import Subscription
 from deepfusion_edge.report.payload import Connection, SourceState
 
 
@@ -49,10 +50,12 @@ class Source:
         poll_interval_s: how long it is worth waiting after a None.
         late_s: frames older than this when their turn comes are dropped; None: none is.
         connection, reason: whether frames can come, and why not.
+        subscription: what the publisher's connection is to bring; None: nothing.
         tally: counters; the feeder counts ``taken`` and ``late``, the source the others.
     """
 
     late_s: float | None = None
+    subscription: Subscription | None = None
 
     def __init__(self, name: str, *, poll_interval_s: float) -> None:
         self.name = name

@@ -181,7 +181,7 @@ class _Agent:
         while not finish.wait(turn_s):
             if self._watchdog.stuck:
                 self._end_stuck()
-            notify("WATCHDOG=1" if self._judge else "EXTEND_TIMEOUT_USEC=60000000")
+            notify("WATCHDOG=1" if self._judge else "WATCHDOG=1\nEXTEND_TIMEOUT_USEC=60000000")
 
     def _end_stuck(self) -> None:
         """Say why, give the publisher a moment to deliver it, and end without the stuck thread."""

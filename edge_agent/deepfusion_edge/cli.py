@@ -132,6 +132,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run = add("run", _run, "Judge the frames of the configured sources and publish the verdicts.")
     run.add_argument("--config", type=Path, required=True, metavar="AGENT.JSON")
+    run.add_argument(
+        "--supervise",
+        action="store_true",
+        help="start again what ends badly (not 0, 2, 7, 130); after 5 in 60 s more slowly",
+    )
     status = add("status", _status, "Say what is installed and what waits in the outbox.")
     rollback = add(
         "rollback", _rollback, "Make the bundle before the current one current again.", "roll-back"
@@ -170,9 +175,13 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    config = read_config(options.config)
+    if options.supervise:
+        from deepfusion_edge.supervise import supervise
+
+        return supervise(_again(options))
     from deepfusion_edge.agent import run_agent
 
-    config = read_config(options.config)
     password = read_password(config.mqtt)
     stop = threading.Event()
     received: list[int] = []
@@ -194,6 +203,13 @@ def _run(options: argparse.Namespace) -> int:
     if signal.SIGINT in received:
         raise KeyboardInterrupt
     return 0
+
+
+def _again(options: argparse.Namespace) -> list[str]:
+    """Spell the command line that runs the agent without a supervisor."""
+    command = [sys.executable, "-m", "deepfusion_edge.cli", "run"]
+    command += ["--config", str(options.config), "--log-level", options.log_level]
+    return command + ["--json"] * options.json
 
 
 def _status(options: argparse.Namespace) -> int:

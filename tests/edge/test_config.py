@@ -184,3 +184,12 @@ def test_no_field_can_hold_a_password():
     fields = msgspec.structs.fields(AgentConfig)
     mqtt = next(f for f in fields if f.name == "mqtt").type
     assert "password" not in mqtt.__struct_fields__
+
+
+@pytest.mark.parametrize("page", ["agent.md", "sources.md"])
+def test_the_examples_of_the_documents_are_valid(page):
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
+    example = text.split("```json\n")[1].split("```")[0]
+    if page == "sources.md":
+        example = '{"state_dir": "state", ' + example + "}"
+    assert parse_config(example.encode(), FOLDER).sources

@@ -1,7 +1,8 @@
 """The loop: frame -> factors -> graph -> verdict -> outbox; the only file that starts threads.
 
 Four threads: one judges (the caller's), one feeds it with prepared frames, one publishes, and one
-watches that the judging one moves. They share the outbox, the control and the observers.
+watches that the judging one moves; a fifth serves the status page, if there is to be one. They
+share the outbox, the control and the observers.
 """
 
 import logging
@@ -9,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from deepfusion_edge.config import AgentConfig
@@ -21,6 +23,9 @@ from deepfusion_edge.errors import (
     UnreachableError,
 )
 from deepfusion_edge.feed import Feed
+from deepfusion_edge.health.seeing import Lately, Living, Seeing
+from deepfusion_edge.health.sensors import read_device
+from deepfusion_edge.health.server import serve
 from deepfusion_edge.judging import Judge, Summary, put_alert
 from deepfusion_edge.line import Line, load_line
 from deepfusion_edge.observer import Everyone, Observer
@@ -33,6 +38,7 @@ from deepfusion_edge.watchdog import Watchdog, notify
 log = logging.getLogger(__name__)
 
 ALERT_TIMEOUT_S = 5.0
+DEVICE_AGE_S = 1.0
 TURN_S = 0.1
 
 
@@ -76,9 +82,9 @@ def run_agent(
         ttl_s=limits.ttl_s,
     ) as outbox:
         control: Control[Judge] = Control(stop)
-        agent = _Agent(config, outbox, control, Everyone(observers))
+        agent = _Agent(config, outbox, control, observers, password=password)
         try:
-            summary = agent.run(load, password=password)
+            summary = agent.run(load)
         finally:
             control.close()
         if control.restart_reason is not None:
@@ -94,10 +100,11 @@ class _Agent:
         config: AgentConfig,
         outbox: Outbox,
         control: Control[Judge],
-        observer: Observer,
+        observers: Sequence[Observer],
+        *,
+        password: str | None,
     ) -> None:
-        self._config, self._outbox = config, outbox
-        self._control, self._observer = control, observer
+        self._config, self._outbox, self._control = config, outbox, control
         self._name = config.mqtt.client_id
         self._sources = [open_source(section) for section in config.sources]
         self._watchdog = Watchdog(config.model.watchdog_s)
@@ -105,18 +112,25 @@ class _Agent:
         self._feed: Feed | None = None
         self._publishing: _Thread | None = None
         self._lost: set[str] = set()  # sources of which it was said
-
-    def run(self, load: Callable[[AgentConfig], Line], *, password: str | None) -> Summary:
-        """Run; see :func:`run_agent`."""
-        outbox, timeout_s = self._outbox, self._config.run.drain_timeout_s
-        sent_before = outbox.counters(now_s=time.time()).sent
-        publisher = Publisher(
-            self._config.mqtt,
+        self._device = Lately(read_device, age_s=DEVICE_AGE_S)
+        self._publisher = Publisher(
+            config.mqtt,
             outbox,
-            self._describe,
+            self._tell_state,
             password=password,
             subscriptions=[s.subscription for s in self._sources if s.subscription is not None],
         )
+        self._seeing: Seeing | None = None
+        if config.http is not None:
+            self._seeing = Seeing(self._living(), config.http, stuck_s=config.model.watchdog_s / 2)
+            observers = (*observers, *self._seeing.observers)
+        self._observer = Everyone(observers)
+
+    def run(self, load: Callable[[AgentConfig], Line]) -> Summary:
+        """Run; see :func:`run_agent`."""
+        outbox, timeout_s = self._outbox, self._config.run.drain_timeout_s
+        sent_before = outbox.counters(now_s=time.time()).sent
+        publisher = self._publisher
         if outbox.moved_aside is not None:
             lost = f"corrupt outbox moved to {outbox.moved_aside}, its events are lost"
             self._alert("outbox", lost)
@@ -127,7 +141,10 @@ class _Agent:
 
             return _Thread("publisher", work, self._control.stop)
 
-        with _Thread("watch", self._watch, self._control.stop):
+        with ExitStack() as threads:
+            if self._seeing is not None:
+                threads.enter_context(_Thread("http", self._serve, self._control.stop))
+            threads.enter_context(_Thread("watch", self._watch, self._control.stop))
             try:
                 judge = self._begin(load)
             except DeepFusionError as error:
@@ -195,10 +212,10 @@ class _Agent:
         os._exit(StuckError.exit_code)
 
     def _describe(self) -> payload.AgentState:
-        """Say what the retained state says while online."""
+        """Say how the agent is; for any thread."""
         moment = time.time()
         judge, feed = self._judge, self._feed
-        state = payload.AgentState(
+        return payload.AgentState(
             agent=self._name,
             state="online",
             reason="running" if judge else "starting",
@@ -207,9 +224,33 @@ class _Agent:
             provider=judge.setting.line.session.provider if judge else None,
             counters=self._outbox.counters(now_s=moment)._asdict(),
             sources=feed.states() if feed else None,
+            device=self._device(),
         )
+
+    def _tell_state(self) -> payload.AgentState:
+        """Say what the retained state says while online."""
+        state = self._describe()
         self._observer.state(state)
         return state
+
+    def _living(self) -> Living:
+        """Say what the page, Prometheus and the health check may ask."""
+        publisher = self._publisher
+        return Living(
+            describe=self._describe,
+            silent_s=lambda: self._watchdog.silent_s,
+            unfed_s=lambda: self._feed.unfed_s if self._feed else 0.0,
+            broker=lambda: None if publisher.connected else publisher.reason,
+            store=self._outbox.check,
+        )
+
+    def _serve(self, finish: threading.Event) -> None:
+        assert self._config.http is not None  # noqa: S101 - for the type checker
+        assert self._seeing is not None  # noqa: S101 - for the type checker
+        try:
+            serve(self._config.http, self._seeing, finish)
+        except Exception:
+            log.exception("status page ended; frames are judged without it")
 
     def _source_changed(self, name: str, state: payload.SourceState) -> None:
         self._observer.source(name, state)

@@ -1,9 +1,11 @@
 """The agent's configuration: one frozen struct a section, unknown keys refused. Pure.
 
-``parse_config(bytes, folder)`` turns JSON into an :class:`AgentConfig`; relative paths count from
-the folder of the configuration file. A password is never part of it, only the place to read it.
+``parse_config(bytes, folder)`` turns JSON or TOML into an :class:`AgentConfig`; relative paths
+count from the folder of the configuration file. A password is never part of it, only the place to
+read it.
 """
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,6 +35,7 @@ __all__ = [
     "AgentConfig",
     "CameraSource",
     "FolderSource",
+    "Http",
     "Model",
     "Mqtt",
     "MqttSource",
@@ -43,6 +46,8 @@ __all__ = [
     "VideoSource",
     "parse_config",
 ]
+
+_NAME = r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$"
 
 
 class Model(Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,6 +140,26 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True):
     drain_timeout_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 30.0
 
 
+class Http(Struct, frozen=True, forbid_unknown_fields=True):
+    """Status page, ``/metrics`` and ``/healthz``; without this section no port is opened.
+
+    Attributes:
+        host: IP address to listen on. Whoever reaches it sees frames and figures, without a
+            password: leave it at the device itself and go through SSH or a proxy with a log-in.
+        port: where it listens; 0 takes any free one and says which in the log.
+        names: names under which browsers may ask for the page, besides ``localhost`` and any IP
+            address; others are refused, so that no web site can read it through a visitor.
+        thumbnails: whether the page shows small pictures of the last frames.
+        stale_s: a source from which the agent heard nothing for so long makes it unhealthy.
+    """
+
+    host: Annotated[str, Meta(min_length=2, max_length=45)] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 9464
+    names: Annotated[tuple[Annotated[str, Meta(pattern=_NAME)], ...], Meta(max_length=32)] = ()
+    thumbnails: bool = True
+    stale_s: Seconds = 60.0
+
+
 class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything ``deepfusion-agent run`` needs to know; paths are absolute after parsing."""
 
@@ -144,14 +169,18 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     model: Model = Model()
     outbox: OutboxLimits = OutboxLimits()
     run: Run = Run()
+    http: Http | None = None
 
 
-def parse_config(data: bytes, folder: Path) -> AgentConfig:
+def parse_config(
+    data: bytes, folder: Path, *, form: Literal["json", "toml"] = "json"
+) -> AgentConfig:
     """Read a configuration.
 
     Args:
-        data: JSON, at most 1 MiB.
+        data: at most 1 MiB.
         folder: where relative paths count from.
+        form: how it is written; TOML has comments.
 
     Raises:
         UsageError: naming the field and the rule it breaks.
@@ -161,7 +190,8 @@ def parse_config(data: bytes, folder: Path) -> AgentConfig:
             f"configuration has {len(data)} bytes, at most {MAX_CONFIG_BYTES} are read", _SEE
         )
     try:
-        config = msgspec.json.decode(data, type=AgentConfig)
+        decode = msgspec.toml.decode if form == "toml" else msgspec.json.decode
+        config = decode(data, type=AgentConfig)
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         reason = str(error).replace("`$.", "`").replace("`$`", "the top level")
         raise UsageError(f"configuration: {reason}", _SEE) from error
@@ -185,6 +215,7 @@ def _check(config: AgentConfig) -> None:
             "model.require_gpu is true, but model.runtime 'ort' runs on the CPU",
             "set model.runtime to 'trt' or 'auto'",
         )
+    _check_address("http.host", config.http.host if config.http else "127.0.0.1")
     names: set[str] = set()
     for at, source in enumerate(config.sources):
         check_level(f"sources[{at}].name", source.name)
@@ -197,6 +228,13 @@ def _check(config: AgentConfig) -> None:
         paths |= {f"mqtt.tls.{f}": getattr(mqtt.tls, f) for f in Tls.__struct_fields__}
     for field, path in paths.items():
         check_text(field, path or "")
+
+
+def _check_address(field: str, value: str) -> None:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError as error:
+        raise UsageError(f"{field} {value!r} is no IP address", "write 127.0.0.1") from error
 
 
 def _resolve(config: AgentConfig, folder: Path) -> AgentConfig:

@@ -62,11 +62,17 @@ class Feed:
         self._told: dict[str, Connection] = {}
         self._held: Prepared | None = None
         self._ended = False
+        self._tended = time.monotonic()
         self._changing = threading.Condition()
 
     def states(self) -> dict[str, SourceState]:
         """Say how each source is."""
         return {name: source.state for name, source in self._sources.items()}
+
+    @property
+    def unfed_s(self) -> float:
+        """Seconds since the sources were last looked at; 0 when they need not be any more."""
+        return 0.0 if self._ended else time.monotonic() - self._tended
 
     @property
     def ended(self) -> bool:
@@ -134,6 +140,7 @@ class Feed:
         return False
 
     def _tend(self) -> None:
+        self._tended = time.monotonic()
         for source in self._sources.values():
             source.tend()
             self._tell(source)

@@ -29,10 +29,15 @@ class Watchdog:
             self._beaten = None
 
     @property
+    def silent_s(self) -> float:
+        """Seconds since the last beat; 0 while nobody is expected to move."""
+        with self._mutex:
+            return 0.0 if self._beaten is None else self._monotonic() - self._beaten
+
+    @property
     def stuck(self) -> bool:
         """Whether the last beat is too long ago."""
-        with self._mutex:
-            return self._beaten is not None and self._monotonic() - self._beaten > self.limit_s
+        return self.silent_s > self.limit_s
 
 
 def notify(message: str) -> bool:

@@ -13,6 +13,7 @@ import msgspec
 from deepfusion_edge.console import one_line
 from deepfusion_edge.fusion import State as VerdictState
 from deepfusion_edge.fusion import Verdict
+from deepfusion_edge.report.device import Device
 
 MAX_REASON = 500
 AlertKind = Literal[
@@ -153,6 +154,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
         provider: the execution provider that really runs.
         counters: of the outbox.
         sources: by name.
+        device: heat, clocks, power mode and memory, as far as the device tells.
     """
 
     schema: Literal[1] = 1
@@ -164,6 +166,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     provider: str | None = None
     counters: dict[str, int | float] | None = None
     sources: dict[str, SourceState] | None = None
+    device: Device | None = None
 
 
 def decision(

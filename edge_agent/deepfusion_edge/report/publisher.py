@@ -73,6 +73,11 @@ class Publisher:
         return self._connection.sessions > 0
 
     @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._connection.up
+
+    @property
     def reason(self) -> str:
         """Why there is no connection now, one line, without secrets."""
         return self._connection.reason

@@ -1,0 +1,1 @@
+"""Seeing the agent: what happened, how the device is, metrics, health check and status page."""

@@ -69,7 +69,13 @@ def of_bundle(path: Path, trust: Sequence[Path], spec: str | None) -> Subject:
         source.copy(manifest.files, Path(name))
         graph = Path(name, MODEL).read_bytes()
     check_onnx(graph)
-    size = (manifest.preprocess.height, manifest.preprocess.width)
+    said = manifest.preprocess
+    if said.framed or said.images:
+        raise ModelError(
+            f"{path} takes {'frames' if said.framed else 'several images'}, not one prepared image",
+            "export it without --frame and --images, and time that",
+        )
+    size = (said.height, said.width)
     sites = tuple(manifest.erosion.sites)
     if spec is None:
         plain = without_erosion(graph, erosion.width(sites))

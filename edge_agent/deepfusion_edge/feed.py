@@ -10,11 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
+from deepfusion_edge.bundle.manifest import Preprocess
 from deepfusion_edge.errors import DeepFusionError
-from deepfusion_edge.image import Pixels
+from deepfusion_edge.image import GraphImage, Pixels
 from deepfusion_edge.report.payload import Connection, SourceState
 from deepfusion_edge.source.base import Frame, Source
 
@@ -27,15 +25,17 @@ class Prepared(NamedTuple):
 
     Attributes:
         pixels: RGB uint8 [H, W, 3], or why there are none.
-        image: float32 [1, 3, height, width] in [0, 1] in the size of the line that was current;
-            None if there are no pixels.
+        image: what the graph of the line that was current takes, or why these pixels do not fit
+            it; None if there are no pixels.
         prepare_ms: what decoding and resizing took.
+        wanted: how that line's manifest describes what it takes.
     """
 
     frame: Frame
     pixels: Pixels | DeepFusionError
-    image: npt.NDArray[np.float32] | None
+    image: GraphImage | DeepFusionError | None
     prepare_ms: float
+    wanted: Preprocess | None = None
 
 
 class Feed:

@@ -14,12 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from deepfusion_edge.bundle.manifest import Preprocess
+from deepfusion_edge.erosion import uniform
 from deepfusion_edge.errors import InputError
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 128 * 2**20
 
 Pixels = npt.NDArray[np.uint8]
+GraphImage = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 _PNG_HEAD = 33  # signature and IHDR chunk
 _MARK = 0xFF
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -114,6 +117,32 @@ def _rgb(image: Image.Image) -> Pixels:
             raise InputError("image with transparent pixels", _USE_8_BIT)
         return np.ascontiguousarray(rgba[..., :3])
     return np.array(image.convert("RGB"))
+
+
+def as_input(pixels: Pixels, wanted: Preprocess) -> GraphImage:
+    """Make of RGB pixels, uint8 [H, W, 3], what a bundle's graph takes as ``image``.
+
+    Raises:
+        InputError: the graph takes frames of one size, and these have another.
+    """
+    if not wanted.framed:
+        return to_input(pixels, wanted.height, wanted.width)
+    height, width = pixels.shape[:2]
+    if (height, width) != (wanted.height, wanted.width):
+        raise InputError(
+            f"frame of {width}x{height} pixels, the bundle takes {wanted.width}x{wanted.height}",
+            "set the camera to that size, or export the bundle for these frames",
+        )
+    return np.ascontiguousarray((pixels if wanted.color == "RGB" else pixels[..., ::-1])[None])
+
+
+def probe_image(seed: int, wanted: Preprocess) -> GraphImage:
+    """Make the image of a bundle's health probe, as the manifest's ``Golden`` describes it."""
+    height, width = wanted.height, wanted.width
+    values = uniform(seed, 0, 3 * height * width)
+    if wanted.framed:
+        return (256 * values).astype(np.uint8).reshape(1, height, width, 3)
+    return values.astype(np.float32).reshape(1, 3, height, width)
 
 
 def to_input(pixels: Pixels, height: int, width: int) -> npt.NDArray[np.float32]:

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from deepfusion_edge.bundle.manifest import Preprocess
 from deepfusion_edge.config import AgentConfig
 from deepfusion_edge.erosion import MAX_SEED, Factors, identity, sample, stream_of
 from deepfusion_edge.errors import DeepFusionError, ModelError
 from deepfusion_edge.feed import Prepared
 from deepfusion_edge.fusion import Outputs, Verdict, judge
-from deepfusion_edge.image import Pixels, decode, to_input
+from deepfusion_edge.image import GraphImage, Pixels, as_input, decode
 from deepfusion_edge.line import Line, check_provider
 from deepfusion_edge.observer import Judged, Observer, Timing
 from deepfusion_edge.outbox import Outbox
@@ -151,10 +151,9 @@ class Judge:
     def prepare(self, frame: Frame) -> Prepared:
         """Decode and resize one frame for the line that judges now; raises nothing."""
         begun = time.perf_counter()
-        pixels, image = _pixels(frame), None
-        if not isinstance(pixels, DeepFusionError):
-            image = self._image(pixels, self._setting)
-        return Prepared(frame, pixels, image, 1000 * (time.perf_counter() - begun))
+        pixels, wanted = _pixels(frame), self._setting.line.manifest.preprocess
+        image = None if isinstance(pixels, DeepFusionError) else _fitted(pixels, wanted)
+        return Prepared(frame, pixels, image, 1000 * (time.perf_counter() - begun), wanted)
 
     def take(self, prepared: Prepared) -> None:
         """Judge one frame and put what there is to say into the outbox.
@@ -174,9 +173,12 @@ class Judge:
         if isinstance(prepared.pixels, DeepFusionError):
             self._fail(prepared, "unreadable", prepared.pixels, subject, begun)
             return
-        image, size = prepared.image, setting.line.manifest.preprocess
-        if image is None or image.shape[2:] != (size.height, size.width):
-            image = self._image(prepared.pixels, setting)  # the bundle was replaced meanwhile
+        image, wanted = prepared.image, setting.line.manifest.preprocess
+        if image is None or prepared.wanted != wanted:
+            image = _fitted(prepared.pixels, wanted)  # the bundle was replaced meanwhile
+        if isinstance(image, DeepFusionError):
+            self._fail(prepared, "unreadable", image, subject, begun)
+            return
         draw = self._draw(frame)
         try:
             seen = self._look(setting, image, self._factors(setting, draw), frame.source)
@@ -263,14 +265,10 @@ class Judge:
 
     def _warm_up(self, setting: Setting) -> None:
         size = setting.line.manifest.preprocess
-        image = np.zeros((1, 3, size.height, size.width), dtype=np.float32)
+        image = as_input(np.zeros((size.height, size.width, 3), np.uint8), size)
         counts = {setting.members, setting.policy.start if setting.policy else setting.members}
         for members in counts:
             self._run(setting, image, identity(setting.line.manifest.erosion.sites, members))
-
-    def _image(self, pixels: Pixels, setting: Setting) -> npt.NDArray[np.float32]:
-        size = setting.line.manifest.preprocess
-        return to_input(pixels, size.height, size.width)
 
     def _fail(
         self,
@@ -304,9 +302,7 @@ class Judge:
         sites = setting.line.manifest.erosion.sites
         return sample(sites, seed=draw.seed, stream=draw.stream, members=setting.members)
 
-    def _look(
-        self, setting: Setting, image: npt.NDArray[np.float32], factors: Factors, source: str
-    ) -> Look:
+    def _look(self, setting: Setting, image: GraphImage, factors: Factors, source: str) -> Look:
         policy, manifest = setting.policy, setting.line.manifest
 
         def judged(members: int) -> Verdict:
@@ -336,7 +332,7 @@ class Judge:
             now = f"{share} is back at {trend.fall:.3f}: {policy.start} members judge first"
             self.alert("trend", now, subject=subject)
 
-    def _run(self, setting: Setting, image: npt.NDArray[np.float32], factors: Factors) -> Outputs:
+    def _run(self, setting: Setting, image: GraphImage, factors: Factors) -> Outputs:
         begun = time.perf_counter()
         self._beat()
         outputs = setting.line.session.run(image, factors)
@@ -359,6 +355,13 @@ class Judge:
 def _reference(line: Line) -> payload.BundleRef:
     manifest = line.manifest
     return payload.BundleRef(id=manifest.id, digest=line.digest, sequence=manifest.sequence)
+
+
+def _fitted(pixels: Pixels, wanted: Preprocess) -> GraphImage | DeepFusionError:
+    try:
+        return as_input(pixels, wanted)
+    except DeepFusionError as error:
+        return error
 
 
 def _pixels(frame: Frame) -> Pixels | DeepFusionError:

@@ -25,7 +25,8 @@ from deepfusion_edge.bundle.manifest import (
     parse_manifest,
 )
 from deepfusion_edge.errors import DeepFusionError, InputError, ModelError
-from deepfusion_edge.fusion import Array, FusionRule, Outputs
+from deepfusion_edge.fusion import FusionRule, Outputs
+from deepfusion_edge.image import probe_image
 from deepfusion_edge.runtime.base import Session
 
 _REPLACE = "export the bundle again; this device computes something else than its maker did"
@@ -59,13 +60,6 @@ def read_golden(data: bytes, manifest: Manifest) -> Golden:
             _REPLACE,
         )
     return golden
-
-
-def golden_image(golden: Golden, manifest: Manifest) -> Array:
-    """Make the probe's image, float32 [1, 3, H, W] in [0, 1)."""
-    shape = (1, 3, manifest.preprocess.height, manifest.preprocess.width)
-    values = erosion.uniform(golden.image_seed, 0, int(np.prod(shape)))
-    return values.astype(np.float32).reshape(shape)
 
 
 def compare(outputs: Outputs, golden: Golden, tolerance: float, rule: FusionRule) -> float:
@@ -107,7 +101,7 @@ def probe(session: Session, golden: Golden, manifest: Manifest) -> float:
     """
     sites = manifest.erosion.sites
     factors = erosion.sample(sites, seed=golden.factor_seed, stream=0, members=golden.members)
-    outputs = session.run(golden_image(golden, manifest), factors)
+    outputs = session.run(probe_image(golden.image_seed, manifest.preprocess), factors)
     if len(outputs.members) != golden.members * manifest.erosion.bases:
         raise ModelError(
             f"the model fuses {len(outputs.members)} members for {golden.members} rows of factors,"

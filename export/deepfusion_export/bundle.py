@@ -34,8 +34,10 @@ from deepfusion_edge.bundle.manifest import (
 from deepfusion_edge.bundle.onnx_check import check_onnx
 from deepfusion_edge.errors import TrustError, UsageError
 from deepfusion_edge.fusion import Outputs
+from deepfusion_edge.image import probe_image
 from deepfusion_edge.runtime.ort import OrtSession
 from deepfusion_export import loss, parity, precision
+from deepfusion_export.frames import Form, preparation, put_before
 from deepfusion_export.loss import Loss
 from deepfusion_export.onnx import to_onnx
 from deepfusion_toolkit.data.folder import Dataset
@@ -45,6 +47,7 @@ from deepfusion_toolkit.plan import Plan, require_fit
 from deepfusion_toolkit.preprocess import spell
 
 _IMAGE_SEED, _FACTOR_SEED = 1, 2
+_PREPARED = Form()
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,12 @@ class Lowered:
         if self.calibration is not None:
             loss.require_calibration(self.calibration)
 
-    def convert(self, graph: bytes, plan: Plan) -> bytes:
-        """Convert an FP32 graph."""
+    def convert(self, graph: bytes, plan: Plan, *, several: bool) -> bytes:
+        """Convert an FP32 graph, for one image a run or several."""
         if self.calibration is None:
             return precision.to_fp16(graph)
-        return precision.to_int8(graph, loss.calibration(self.calibration, plan))
+        feeds = loss.calibration(self.calibration, plan, several=several)
+        return precision.to_int8(graph, feeds)
 
 
 def build(
@@ -93,6 +97,7 @@ def build(
     out: Path,
     images: npt.NDArray[np.float32] | None = None,
     lowered: Lowered | None = None,
+    form: Form = _PREPARED,
     step: Callable[[str], None] = lambda _text: None,
 ) -> Manifest:
     """Export, compare, sign and pack; ``out`` appears whole, after the device's check, or not.
@@ -110,6 +115,7 @@ def build(
         out: the ``.dfb`` file to make or replace.
         images: RGB [N, 3, H, W] in [0, 1], further inputs for the parity check.
         lowered: the precision of the network; None is FP32.
+        form: what the graph takes, by default one image that the device has prepared.
         step: hears what is done next, a line each.
 
     Raises:
@@ -119,7 +125,7 @@ def build(
         StorageError: the folder cannot be written.
     """
     require_fit(plan, models)
-    manifest = _statement(plan, id, sequence, created, expires)
+    manifest = _statement(plan, form.said(plan), id, sequence, created, expires)
     seal(canonical(manifest), keys)  # refuses no or equal keys before the long work
     with (
         writing(out),
@@ -127,20 +133,30 @@ def build(
     ):
         defended = Defended.of(models, plan)
         step(f"exporting {defended.name} with {len(plan.sites)} sites")
-        graph = to_onnx(defended, plan.members)
+        graph = to_onnx(
+            Defended.of(models, plan, several=True) if form.several else defended, plan.members
+        )
         check_onnx(graph)
         step("comparing torch, ONNX Runtime and numpy")
         figures = parity.check(graph, defended, models, members=plan.members, images=images)
+        if form.several:
+            parity.check_several(graph, defended, members=plan.members)
         fp32, cost = graph, None
         if lowered is not None:
             step(f"converting to {lowered.precision} and measuring what it costs")
-            graph = lowered.convert(fp32, plan)
+            graph = lowered.convert(fp32, plan, several=form.several)
             check_onnx(graph)
             cost = loss.measure(graph, fp32, plan, lowered.data)
             loss.require_small(cost, lowered.precision, lowered.max_loss)
+        if form.frame is not None:
+            step("putting the camera's frames in front")
+            before = preparation(form, defended.size)
+            graph, fp32 = (put_before(one, before) for one in (graph, fp32))
+            check_onnx(graph)
+            parity.check_frames(before, fp32, defended, form, members=plan.members)
         chosen: Precision = "fp32" if lowered is None else lowered.precision
-        probed = _probe(graph, plan)
-        in_fp32 = probed if lowered is None else _probe(fp32, plan)
+        probed = _probe(graph, manifest)
+        in_fp32 = probed if lowered is None else _probe(fp32, manifest)
         golden = canonical(_golden(probed, plan))
         manifest = msgspec.structs.replace(
             manifest,
@@ -161,7 +177,9 @@ def build(
     return manifest
 
 
-def _statement(plan: Plan, line: str, sequence: int, created: str, expires: str) -> Manifest:
+def _statement(
+    plan: Plan, preprocess: Preprocess, line: str, sequence: int, created: str, expires: str
+) -> Manifest:
     """The manifest without its files, already held against the device's rules."""
     manifest = Manifest(
         schema=1,
@@ -171,7 +189,7 @@ def _statement(plan: Plan, line: str, sequence: int, created: str, expires: str)
         expires=expires,
         runtime="onnx",
         classes=plan.classes,
-        preprocess=Preprocess(height=plan.height, width=plan.width),
+        preprocess=preprocess,
         erosion=Erosion(sites=plan.sites, members=plan.members, bases=len(plan.bases)),
         fusion=plan.fusion,
         thresholds=plan.thresholds,
@@ -186,11 +204,11 @@ def _statement(plan: Plan, line: str, sequence: int, created: str, expires: str)
         raise UsageError(error.what, "correct the option or the plan that says so") from error
 
 
-def _probe(graph: bytes, plan: Plan) -> Outputs:
+def _probe(graph: bytes, manifest: Manifest) -> Outputs:
     """Run the probe once: what every device has to reproduce."""
-    pixels = erosion.uniform(_IMAGE_SEED, 0, 3 * plan.height * plan.width)
-    image = pixels.astype(np.float32).reshape(1, 3, plan.height, plan.width)
-    factors = erosion.sample(plan.sites, seed=_FACTOR_SEED, stream=0, members=plan.members)
+    image = probe_image(_IMAGE_SEED, manifest.preprocess)
+    sites, members = manifest.erosion.sites, manifest.erosion.members
+    factors = erosion.sample(sites, seed=_FACTOR_SEED, stream=0, members=members)
     return OrtSession(graph, threads=1).run(image, factors)
 
 

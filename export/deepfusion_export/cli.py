@@ -13,10 +13,12 @@ from deepfusion_edge.errors import UsageError
 from deepfusion_export import __version__
 
 if TYPE_CHECKING:
+    from deepfusion_edge.bundle.manifest import Preprocess
     from deepfusion_export.bundle import Lowered
 
 MAX_SEQUENCE = 2**53 - 1
 MAX_DAYS = 36_500
+MAX_SIDE = 4096
 RUNTIMES = {
     "onnxruntime": "ONNX Runtime",
     "tensorrt-10.3": "TensorRT 10.3",
@@ -49,6 +51,17 @@ def _between(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return convert
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Read WIDTHxHEIGHT as (height, width)."""
+    width, _, height = text.partition("x")
+    found = [int(side) for side in (height, width) if side.isascii() and side.isdigit()]
+    if len(found) != 2 or not all(0 < side <= MAX_SIDE for side in found):  # noqa: PLR2004 - two sides
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a size such as 1280x960, of at most {MAX_SIDE} pixels a side"
+        )
+    return found[0], found[1]
 
 
 def _share(text: str) -> float:
@@ -148,6 +161,26 @@ def build_parser() -> argparse.ArgumentParser:
         help="most accuracy that fp16 or int8 may lose, and most clean images that may become"
         " alarms, 0 to below 1 (default: 0.01)",
     )
+    bundle.add_argument(
+        "--frame",
+        type=_size,
+        metavar="WxH",
+        help="let the graph take the camera's frames of this size as they are, 8 bits a channel,"
+        " and resize and scale them itself (default: the device does)",
+    )
+    bundle.add_argument(
+        "--color",
+        choices=["RGB", "BGR"],
+        default="RGB",
+        help="order of the frames' channels, with --frame (default: RGB)",
+    )
+    bundle.add_argument(
+        "--images",
+        type=_between(1, 64),
+        default=1,
+        metavar="N",
+        help="most images of one run, for several cameras (default: 1, the fastest for one)",
+    )
     lint = add("lint", _lint, "Say what ONNX Runtime, TensorRT and the agent refuse, and why.")
     lint.add_argument(
         "model",
@@ -235,6 +268,7 @@ def _bundle(options: argparse.Namespace) -> int:
         _progress(f"warning: others may read {path}; run 'chmod 600' on it")
     _progress(f"loading {', '.join(options.model)}")
     from deepfusion_export.bundle import build
+    from deepfusion_export.frames import Form
     from deepfusion_toolkit import models, plan
 
     loaded = [models.load(spec) for spec in options.model]
@@ -250,6 +284,7 @@ def _bundle(options: argparse.Namespace) -> int:
         expires=_utc(now + timedelta(days=options.valid_days)),
         out=out,
         lowered=_lowered(options, wanted.classes),
+        form=Form(options.frame, options.color, options.images),
         step=_progress,
     )
     result = {
@@ -261,6 +296,7 @@ def _bundle(options: argparse.Namespace) -> int:
         "bases": manifest.erosion.bases,
         "members": manifest.erosion.members,
         "precision": manifest.precision,
+        "takes": _takes(manifest.preprocess),
         "parity": _figures(manifest.provenance, "parity_"),
     }
     if manifest.precision != "fp32":
@@ -270,6 +306,13 @@ def _bundle(options: argparse.Namespace) -> int:
         _progress(f"{manifest.precision} on {cost['images']} images: {said}")
     _say(options, result, "wrote")
     return 0
+
+
+def _takes(wanted: "Preprocess") -> str:
+    """Say what the graph takes, for people."""
+    kind = f"uint8 {wanted.color} frames" if wanted.framed else "prepared images"
+    many = f", up to {wanted.images} a run" if wanted.images else ""
+    return f"{kind} of {wanted.width}x{wanted.height}{many}"
 
 
 def _lint(options: argparse.Namespace) -> int:
@@ -334,7 +377,9 @@ def _lowered(options: argparse.Namespace, classes: tuple[str, ...]) -> "Lowered 
 
 
 def _require_images(options: argparse.Namespace) -> None:
-    """Refuse options that do not fit the precision, before anything is loaded."""
+    """Refuse options that do not fit each other, before anything is loaded."""
+    if options.color != "RGB" and options.frame is None:
+        raise UsageError(f"--color {options.color} needs --frame", "name the frames' size")
     needs = {"data": options.precision != "fp32", "calibration": options.precision == "int8"}
     for name, needed in needs.items():
         if needed and getattr(options, name) is None:

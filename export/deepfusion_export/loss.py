@@ -82,10 +82,20 @@ def require_measurable(images: Dataset, max_loss: float) -> None:
         )
 
 
-def calibration(images: Dataset, plan: Plan) -> Iterator[Feed]:
-    """Give each image with a draw of K members' factors, as a frame meets them on the device."""
+def calibration(images: Dataset, plan: Plan, *, several: bool = False) -> Iterator[Feed]:
+    """Give each image with a draw of K members' factors, as a frame meets them on the device.
+
+    Args:
+        images: of the line as it runs.
+        plan: whose members' factors are drawn.
+        several: whether the graph takes several images.
+    """
     for item in images.items:
-        yield {"image": _image(images, item, plan), "factors": _factors(item, plan, "calibration")}
+        factors = _factors(item, plan, "calibration")
+        yield {
+            "image": _image(images, item, plan),
+            "factors": factors[None] if several else factors,
+        }
 
 
 def measure(graph: bytes, fp32: bytes, plan: Plan, images: Dataset) -> Loss:

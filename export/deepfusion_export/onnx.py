@@ -1,5 +1,7 @@
 """One ONNX graph for all members: image [1, 3, H, W], factors [K, F] -> fused, members, variance.
 
+For several cameras: image [N, 3, H, W], factors [N, K, F], and results with N in front.
+
 K is free: the image's batch of one broadcasts at the first eroded multiplication, so everything
 before it is computed once. Several bases, each with K members, are one graph too. Softmax, fusion
 and scores are in the graph, in float32, as the device's ``fusion.py`` defines them.
@@ -20,6 +22,8 @@ from deepfusion_toolkit.defence import Defended, Fused
 
 OPSET = 20
 MAX_MEMBERS = 64
+MAX_IMAGES = 64
+Dynamic = tuple[dict[int, torch.export.Dim] | None, ...]
 
 
 class FusedGraph(nn.Module):
@@ -50,22 +54,27 @@ def to_onnx(defended: Defended, members: int) -> bytes:
     """Export a defended model; the weights are inside, K is free between 1 and 64.
 
     Args:
-        defended: eroded models and fusion rule.
+        defended: eroded models and fusion rule; made with ``several``, N is free between 1 and 64.
         members: how many are usual; the graph is traced with at least two.
 
     Raises:
         ModelError: torch cannot export the network.
     """
-    factors = torch.ones(max(2, members), sum(defended.widths))
-    free = {0: torch.export.Dim("K", min=1, max=MAX_MEMBERS)}
-    inputs = (torch.full((1, 3, *defended.size), 0.5), factors)
-    graph = FusedGraph(defended).eval()
-    return _export(
-        graph,
-        inputs,
+    members, width = max(2, members), sum(defended.widths)
+    free = torch.export.Dim("K", min=1, max=MAX_MEMBERS)
+    graph: nn.Module = FusedGraph(defended)
+    images, factors = 1, torch.ones(members, width)
+    dynamic: Dynamic = (None, {0: free})
+    if defended.several:
+        count = torch.export.Dim("N", min=1, max=MAX_IMAGES)
+        graph, images, factors = defended, 2, torch.ones(2, members, width)
+        dynamic = ({0: count}, {0: count, 1: free})
+    return export(
+        graph.eval(),
+        (torch.full((images, 3, *defended.size), 0.5), factors),
         input_names=INPUTS,
         output_names=OUTPUTS,
-        dynamic=(None, free),
+        dynamic=dynamic,
         name=defended.name,
     )
 
@@ -77,7 +86,7 @@ def plain_to_onnx(core: nn.Module, size: tuple[int, int], name: str) -> bytes:
         ModelError: torch cannot export the network.
     """
     image = torch.full((1, 3, *size), 0.5)
-    return _export(
+    return export(
         Probabilities(core),
         (image,),
         input_names=INPUTS[:1],
@@ -87,15 +96,28 @@ def plain_to_onnx(core: nn.Module, size: tuple[int, int], name: str) -> bytes:
     )
 
 
-def _export(
+def export(
     module: nn.Module,
     inputs: tuple[Tensor, ...],
     *,
     input_names: Sequence[str],
     output_names: Sequence[str],
-    dynamic: tuple[dict[int, torch.export.Dim] | None, ...],
+    dynamic: Dynamic,
     name: str,
 ) -> bytes:
+    """Export any module: one file with the weights inside and nothing of this machine.
+
+    Args:
+        module: in evaluation mode.
+        inputs: examples, which also give the fixed sizes.
+        input_names: of the graph's inputs.
+        output_names: of its outputs.
+        dynamic: for each input the dimensions that stay free.
+        name: for messages.
+
+    Raises:
+        ModelError: torch cannot export it.
+    """
     try:
         with quiet(), torch.no_grad():
             program = torch.onnx.export(

@@ -5,22 +5,26 @@ fused, members            1e-5, absolute, on probabilities
 disagreement              1e-5 nats, absolute
 feature_variance          1e-3 of its value, and 1e-9 absolute (float32 sums)
 base (the plain networks) 1e-5, absolute: members without erosion are the base models
+image                     1e-5, absolute, on what a graph that takes frames makes of them
 ========================  =========================================================
 
 The numpy route is the device's own ``fusion.py`` in float64 on torch's logits and features.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 import torch
 
 from deepfusion_edge import erosion, fusion
 from deepfusion_edge.errors import ParityError
 from deepfusion_edge.fusion import Array, Outputs
 from deepfusion_edge.runtime.ort import OrtSession
+from deepfusion_export.frames import Form, Preparation, reference
 from deepfusion_export.onnx import FusedGraph
 from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.models import Classifier
@@ -39,7 +43,10 @@ TOLERANCES = {
     "disagreement": Tolerance(1e-5),
     "feature_variance": Tolerance(1e-9, 1e-3),
     "base": Tolerance(1e-5),
+    "image": Tolerance(1e-5),
 }
+_IMAGES = 3
+"""Frames, and images in one run, that are compared."""
 
 
 class Parity(NamedTuple):
@@ -100,6 +107,82 @@ def check(
         _hold("base", clean.members, plain, between, largest)
         _hold("base", clean.fused, fusion.fuse(plain, defended.rule), between, largest)
     return Parity(cases, counts, largest)
+
+
+def check_frames(
+    part: bytes, whole: bytes, defended: Defended, form: Form, *, members: int, seed: int = 0
+) -> float:
+    """Hold a graph that takes frames against torch, numpy and Pillow.
+
+    Args:
+        part: the preparation alone, from ``frames.preparation``.
+        whole: the graph behind it, in FP32.
+        defended: for one image, what the graph was exported from.
+        form: of the bundle, with a size of frames.
+        members: K.
+        seed: of frames and factors.
+
+    Returns:
+        The largest difference of a prepared image's value.
+
+    Raises:
+        ParityError: naming output, routes and difference.
+        ModelError: ONNX Runtime does not take or run a graph.
+    """
+    session, prepare = OrtSession(whole), Preparation(defended.size, form.color)
+    alone = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
+    graph = FusedGraph(defended).eval()
+    largest = dict.fromkeys(TOLERANCES, 0.0)
+    shape = (1, *(form.frame or defended.size), 3)
+    for at in range(_IMAGES):
+        drawn = erosion.uniform(seed, at, math.prod(shape)).reshape(shape)
+        # noise, and flat frames: all black, all white
+        frame = (
+            (256 * drawn).astype(np.uint8) if at == 0 else np.full(shape, -at % 2 * 255, np.uint8)
+        )
+        (image,) = alone.run(None, {"image": frame})
+        with torch.no_grad():
+            by_torch = prepare(torch.from_numpy(frame)).numpy()
+        _hold("image", image, by_torch, "ONNX Runtime and torch, frames", largest)
+        pillow = reference(frame, defended.size, form.color)
+        _hold("image", image, pillow, "ONNX Runtime and Pillow, frames", largest)
+        factors = erosion.sample(defended.sites, seed=seed, stream=at, members=members)
+        found = session.run(frame, factors)
+        # of the image that the graph made: a stage that rounds tells neighbours apart
+        _compare(found, _torch(graph, image, factors), "ONNX Runtime and torch, frames", largest)
+        _compare(found, _numpy(defended, image, factors), "ONNX Runtime and numpy, frames", largest)
+    return largest["image"]
+
+
+def check_several(model_bytes: bytes, defended: Defended, *, members: int, seed: int = 0) -> float:
+    """Hold a graph for several images against torch, which runs one after the other.
+
+    Args:
+        model_bytes: the ONNX graph, for images [N, 3, H, W] in [0, 1].
+        defended: for one image, the same defence.
+        members: K.
+        seed: of images and factors.
+
+    Returns:
+        The largest difference of a member's probability.
+
+    Raises:
+        ParityError, ModelError: as ``check``.
+    """
+    session, graph = OrtSession(model_bytes), FusedGraph(defended).eval()
+    largest = dict.fromkeys(TOLERANCES, 0.0)
+    images = np.concatenate(list(_images(defended.size, None, seed))[:_IMAGES])
+    factors = np.stack(
+        [
+            erosion.sample(defended.sites, seed=seed, stream=at, members=members)
+            for at in range(len(images))
+        ]
+    )
+    found = session.run_several(images, factors)
+    for image, rows, outputs in zip(images, factors, found, strict=True):
+        mine = _torch(graph, image[None], rows)
+        _compare(outputs, mine, f"ONNX Runtime and torch, N = {len(images)}", largest)
+    return largest["members"]
 
 
 def _images(

@@ -36,7 +36,10 @@ SENSITIVE = (
 """Sums over many values, whose rounding adds up: FP32 within an FP16 network too."""
 QUANTISED = ("Conv", "MatMul", "Gemm")
 STAGE_WEIGHTS = 64
-"""The largest matrix of a preprocessing stage is JPEG's 8 x 8; layers have more weights."""
+"""The largest matrix of a stage that stands on the right is JPEG's 8 x 8; layers have more weights.
+
+Matrices that resize stand on the left, where no layer has its weights.
+"""
 
 
 def to_fp16(graph: bytes) -> bytes:
@@ -143,7 +146,8 @@ def _first_layers(graph: GraphProto) -> tuple[set[str], list[NodeProto]]:
     for node in graph.node:
         if before.isdisjoint(node.input):
             continue
-        largest = max((weights.get(name, 0) for name in node.input), default=0)
+        right = node.input if node.op_type != "MatMul" else node.input[1:]
+        largest = max((weights.get(name, 0) for name in right), default=0)
         if node.op_type in QUANTISED and largest > STAGE_WEIGHTS:
             layers.append(node)
         elif before.issuperset(name for name in node.input if name and name not in weights):

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 import torch
 
-from deepfusion_export.onnx import _export
+from deepfusion_export.onnx import export
 from deepfusion_toolkit.preprocess import BitDepth, Jpeg, Median, Preprocessor, ResizePad
 
 SIZE = (43, 66)
@@ -17,7 +17,7 @@ ALL = (ResizePad(share=0.9), Median(), Jpeg(quality=75), BitDepth(bits=5))
 def routes(request):
     torch.set_num_threads(1)
     chain = Preprocessor(request.param, SIZE)
-    data = _export(
+    data = export(
         chain,
         (torch.full((1, 3, *SIZE), 0.5),),
         input_names=("image",),

@@ -78,7 +78,7 @@ def _memory(gpu):
 
     def pagelocked_empty(shape, dtype):
         gpu.require_context()
-        return np.full(shape, np.nan, dtype)
+        return np.full(shape, np.nan if np.issubdtype(dtype, np.floating) else 255, dtype)
 
     return {
         "DeviceAllocation": DeviceAllocation,
@@ -144,7 +144,7 @@ class BuilderFlag:
 
 
 class DataType:
-    FLOAT, HALF = 0, 1
+    FLOAT, HALF, UINT8 = 0, 1, 5
 
 
 class TensorIOMode:
@@ -156,7 +156,8 @@ class ITensor:
         kind = value.type.tensor_type
         self.name = value.name
         self.shape = tuple(d.dim_value or -1 for d in kind.shape.dim)
-        self.dtype = DataType.FLOAT if kind.elem_type == onnx.TensorProto.FLOAT else DataType.HALF
+        kinds = {onnx.TensorProto.FLOAT: DataType.FLOAT, onnx.TensorProto.UINT8: DataType.UINT8}
+        self.dtype = kinds.get(kind.elem_type, DataType.HALF)
 
 
 class INetworkDefinition:
@@ -353,6 +354,10 @@ class IExecutionContext:
     def __init__(self, engine):
         self._engine, self._shapes, self._addresses = engine, {}, {}
 
+    def _kind(self, name):
+        framed = self._engine.get_tensor_dtype(name) == DataType.UINT8
+        return np.dtype(np.uint8 if framed else np.float32)
+
     def set_input_shape(self, name, shape):
         profile = self._engine._shapes.get(name)
         if profile is None:
@@ -367,11 +372,11 @@ class IExecutionContext:
     def get_tensor_shape(self, name):
         if name in self._engine._inputs:
             return self._shapes.get(name, self._engine.get_tensor_shape(name))
-        zeros = {key: np.zeros(shape, np.float32) for key, shape in self._shapes.items()}
+        zeros = {key: np.zeros(shape, self._kind(key)) for key, shape in self._shapes.items()}
         return self._engine._session.run([name], zeros)[0].shape
 
     def set_tensor_address(self, name, address):
-        size = 4 * prod(self.get_tensor_shape(name))
+        size = self._kind(name).itemsize * prod(self.get_tensor_shape(name))
         if len(self._engine._gpu.memory[address]) < size:
             return False
         self._addresses[name] = address
@@ -387,7 +392,7 @@ class IExecutionContext:
         def execute():
             feeds = {
                 name: np.frombuffer(
-                    gpu.memory[self._addresses[name]], np.float32, prod(shape)
+                    gpu.memory[self._addresses[name]], self._kind(name), prod(shape)
                 ).reshape(shape)
                 for name, shape in shapes.items()
             }

@@ -154,6 +154,44 @@ def test_an_engine_of_other_types_is_refused(model):
         load(model, fake, fake_tensorrt(fake, engine_of=halved))
 
 
+def framed(model):
+    """The toy behind what makes RGB in [0, 1] of 8-bit frames."""
+    graph, helper = model.graph, onnx.helper
+    graph.input[0].CopyFrom(helper.make_tensor_value_info("image", TensorProto.UINT8, (1, 8, 8, 3)))
+    graph.node[0].input[0] = "scaled"
+    before = [
+        helper.make_node("Cast", ["image"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["wide"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Div", ["planes", "most"], ["scaled"]),
+    ]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.float32(255), "most"))
+    nodes = [*before, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model
+
+
+def test_frames_of_8_bits_go_to_the_gpu_as_they_are(model):
+    session = load(framed(model))
+    reference = OrtSession(model.SerializeToString(), threads=1)
+    frame = (256 * erosion.uniform(2, 0, 192)).astype(np.uint8).reshape(1, 8, 8, 3)
+    for members in (5, 2):
+        found = session.run(frame, factors_of(members))
+        np.testing.assert_array_equal(
+            found.members, reference.run(frame, factors_of(members)).members
+        )
+    for wrong in (frame.astype(np.float32), frame[:, 1:]):
+        with pytest.raises(ModelError, match=r"not uint8 \(1, 8, 8, 3\)"):
+            session.run(wrong, factors_of(2))
+
+
+def test_a_graph_for_several_images_has_no_engine(model):
+    value = onnx.helper.make_tensor_value_info("factors", TensorProto.FLOAT, ("N", "K", 6))
+    model.graph.input[1].CopyFrom(value)
+    with pytest.raises(ModelError, match=r"several images a run.*without --images"):
+        load(model)
+
+
 def test_a_graph_of_other_names_is_refused(model):
     renamed = onnx.ModelProto()
     renamed.CopyFrom(model)

@@ -149,6 +149,11 @@ _FILE = {"path": "zz.bin", "size": 1, "sha256": "0" * 64}
     ("change", "text"),
     [
         (_set("schema", 2), "schema"),
+        (_set("preprocess", "color", "BGR"), "BGR where the device prepares images"),
+        (_set("preprocess", "color", "GBR"), r"\$.preprocess.color"),
+        (_set("preprocess", "resize", "nearest"), r"\$.preprocess.resize"),
+        (_set("preprocess", "images", 1), r"\$.preprocess.images"),
+        (_set("preprocess", "images", 65), r"\$.preprocess.images"),
         (_set("unknown", 1), "unknown field"),
         (_set("id", "Line"), r"\$.id"),
         (_set("id", "line\n"), r"\$.id"),

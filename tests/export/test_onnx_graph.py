@@ -89,7 +89,7 @@ def test_the_graph_passes_the_devices_check_and_names_no_file_of_this_machine(ca
 class Dead(torch.nn.Module):
     """Features that are zero for every member, as a dead layer gives on a black image."""
 
-    size, width, sites, name = (4, 4), 5, (), "dead"
+    size, width, sites, name, several = (4, 4), 5, (), "dead", False
 
     def forward(self, image, factors):
         zero = factors[:, :3] * 0

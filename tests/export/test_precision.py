@@ -17,7 +17,9 @@ from deepfusion_export import precision
 from deepfusion_export.onnx import to_onnx
 from deepfusion_export.precision import cut, to_fp16, to_int8
 from deepfusion_toolkit.defence import Defended
+from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.preprocess import BitDepth, Jpeg
+from deepfusion_toolkit.surgery import erode
 
 LOOSE = {"fp16": 3e-3, "int8": 0.15}
 SCORES = {"Softmax", "Pow", "Div"}
@@ -173,6 +175,20 @@ def test_stages_of_preprocessing_stay_fp32(case):
         for node in rounding:
             assert node.output[0] not in network
             assert found[node.output[0]] == TensorProto.FLOAT
+
+
+def test_products_that_resize_are_no_layers(case):
+    """They stand before a network that takes a smaller image than the frame."""
+    smaller = Classifier(case.model.core, name="smaller", size=(12, 12))
+    sites = case.plan.bases[0].sites
+    graph = to_onnx(Defended(erode(case.model, sites), erode(smaller, sites)), 2)
+    model = onnx.load_from_string(to_fp16(graph))
+    found, weights = types(model), {t.name for t in model.graph.initializer}
+    left = [n for n in model.graph.node if n.op_type == "MatMul" and n.input[0] in weights]
+    assert left
+    assert {found[node.output[0]] for node in left} == {TensorProto.FLOAT}
+    layers = [n for n in model.graph.node if n.op_type in {"Conv", "MatMul"} and n not in left]
+    assert {found[node.output[0]] for node in layers} == {TensorProto.FLOAT16}
 
 
 def test_another_graph_is_refused():

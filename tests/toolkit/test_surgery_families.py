@@ -88,6 +88,47 @@ def test_members_together_equal_members_one_by_one(tiny, late):
         torch.testing.assert_close(together[field], spread[field], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["all-sites", "last-sites"])
+def test_several_images_equal_each_alone(tiny, late):
+    data, _ = images(3, seed=4)
+    sites = sites_of(tiny)[-3:] if late else sites_of(tiny)
+    factors = rows(sites, 15)
+    several, alone = erode(tiny, sites, several=True), eroded_at(tiny, sites)
+    with torch.no_grad():
+        together = several(data, factors)
+        one_by_one = [alone(data[i : i + 1], factors[5 * i : 5 * i + 5]) for i in range(3)]
+        single = several(data[:1], factors[:5])
+    for field in (0, 1):
+        apart = torch.cat([seen[field] for seen in one_by_one])
+        torch.testing.assert_close(together[field], apart, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(single[field], apart[:5], rtol=1e-4, atol=1e-5)
+
+
+def test_several_images_share_what_is_before_the_first_site(tiny):
+    """Nothing behind the image has more rows than images until a factor is met."""
+    several = erode(tiny, sites_of(tiny)[-1:], several=True)
+    rows_seen = Rows(several.graph_module)
+    rows_seen.run(images(3, seed=4)[0], rows(several.sites, 15))
+    first = next(at for at, (_, count) in enumerate(rows_seen.seen) if count == 15)
+    before = {name for name, count in rows_seen.seen[:first] if count == 3}
+    assert len(before) > 10
+
+
+class Rows(fx.Interpreter):
+    """Remembers the first extent of everything that follows from the image."""
+
+    def __init__(self, module):
+        super().__init__(module)
+        self.seen = []
+
+    def run_node(self, n):
+        result = super().run_node(n)
+        factors = n.name == "factors" or "split" in n.name or "getitem" in n.name
+        if isinstance(result, Tensor) and result.ndim > 1 and n.op != "get_attr" and not factors:
+            self.seen.append((n.name, len(result)))
+        return result
+
+
 def felt(eroded, sites) -> Tensor:
     """How much each factor [F] moves a random projection of the logits, the most over 16 images."""
     data, _ = images(16, seed=9)
@@ -160,14 +201,14 @@ def test_everything_before_the_first_site_is_computed_once(tiny):
 
 
 def test_without_widening_concatenations_fail(tiny, monkeypatch):
-    # _follow_batch widens prefix maps that meet eroded ones in an operator that does not broadcast
+    # follow_members widens prefix maps that meet eroded ones in an operator that does not broadcast
     sites = sites_of(tiny)
     late = [s for s in sites if s.kind == "activation"][1:]
     data, _ = images(1, seed=3)
     factors = rows(late, 4)
     whole = erode(tiny, late)(data, factors).logits
     assert whole.shape == (4, CLASSES)
-    monkeypatch.setattr(insert, "_follow_batch", lambda *_: None)
+    monkeypatch.setattr(insert, "follow_members", lambda *_, **__: None)
     careless = erode(tiny, late)
     if tiny.name == "dense":
         with pytest.raises(RuntimeError, match="Sizes of tensors must match"):

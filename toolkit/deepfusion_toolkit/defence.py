@@ -42,6 +42,7 @@ class Defended(nn.Module):
         rule, stages: of fusion, and of preprocessing.
         size: of frames (height, width): the largest input among the bases.
         sites: what the F columns of ``factors`` mean, in order.
+        several: whether the bases compute what members share once for each of several images.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Defended(nn.Module):
         super().__init__()
         self.bases = bases
         self._registered = nn.ModuleList(bases)  # a tuple would hide their weights
+        self.several = all(base.several for base in bases)
         self.rule, self.stages, self.size = rule, tuple(stages), largest_size(bases)
         self.preprocess = Preprocessor(stages, self.size)
         self.name = " + ".join(base.name for base in bases)
@@ -57,9 +59,10 @@ class Defended(nn.Module):
         self.widths = [base.width for base in bases]
 
     @classmethod
-    def of(cls, models: Sequence[Classifier], plan: Plan) -> "Defended":
-        """Erode the plan's models, given in its order, as the plan says."""
-        bases = (erode(m, b.sites) for m, b in zip(models, plan.bases, strict=True))
+    def of(cls, models: Sequence[Classifier], plan: Plan, *, several: bool = False) -> "Defended":
+        """Erode the plan's models, given in its order, as the plan says; see ``erode``."""
+        pairs = zip(models, plan.bases, strict=True)
+        bases = (erode(model, base.sites, several=several) for model, base in pairs)
         return cls(*bases, rule=plan.fusion, stages=plan.preprocess)
 
     def forward(self, images: Tensor, factors: Tensor) -> Fused:
@@ -72,7 +75,8 @@ class Defended(nn.Module):
         count, members, _ = factors.shape
         shown = self.prepared(images)
         # one image alone is broadcast at the first eroded layer: what is before runs once
-        shown = shown if count == 1 else shown.repeat_interleave(members, 0)
+        if not self.several and count > 1:
+            shown = shown.repeat_interleave(members, 0)
         return self.combined(
             Seen(
                 look.logits.unflatten(0, (count, members)),

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from deepfusion_edge.erosion import MAX_BASES, Site
 from deepfusion_edge.errors import TrustError
@@ -41,12 +41,32 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From a decoded frame to the graph: RGB in [0, 1], NCHW, resized to (height, width)."""
+    """What the graph's input ``image`` is, and what of it is left to the device.
+
+    ===================  ======================================================================
+    ``pillow-bilinear``  the device resizes and scales: float32 [1, 3, H, W], RGB in [0, 1]
+    ``in-graph``         the graph takes the camera's frame as it is: uint8 [1, H, W, 3]
+    ===================  ======================================================================
+
+    Attributes:
+        height, width: of ``image``, in pixels.
+        color: order of its channels; another one than RGB is the graph's own work.
+        resize: see the table.
+        images: most images N of one run, where the graph takes several: then ``image`` has N rows,
+            factors are [N, K, F], and every output has N in front. Left out: one, as the runtime's
+            ``base`` describes.
+    """
 
     height: Annotated[int, Meta(ge=1, le=4096)]
     width: Annotated[int, Meta(ge=1, le=4096)]
-    color: Literal["RGB"] = "RGB"
-    resize: Literal["pillow-bilinear"] = "pillow-bilinear"
+    color: Literal["RGB", "BGR"] = "RGB"
+    resize: Literal["pillow-bilinear", "in-graph"] = "pillow-bilinear"
+    images: Annotated[int, Meta(ge=2, le=64)] | UnsetType = UNSET
+
+    @property
+    def framed(self) -> bool:
+        """Whether the graph takes frames as a camera gives them."""
+        return self.resize == "in-graph"
 
 
 class Erosion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,8 +122,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The health probe, file ``golden/probe.json``.
 
-    The image is ``uniform(image_seed, 0, 3*H*W)`` as float32 [1, 3, H, W]; factors are drawn with
-    ``factor_seed``, stream 0. Expected values come from the exporting runtime.
+    The image is ``uniform(image_seed, 0, 3*H*W)`` as float32 [1, 3, H, W], or 256 times that, cut
+    to whole numbers, as uint8 [1, H, W, 3]; factors are drawn with ``factor_seed``, stream 0.
+    Expected values come from the exporting runtime.
     """
 
     image_seed: Annotated[int, Meta(ge=0, le=2**53 - 1)]
@@ -168,6 +189,7 @@ def _check_whole(manifest: Manifest) -> None:
     names = [site.name for site in manifest.erosion.sites]
     total = sum(file.size for file in manifest.files)
     first = 0 if manifest.policy is None else manifest.policy.start
+    preprocess = manifest.preprocess
     rules = (
         (paths == sorted(set(paths)), "files are not sorted or are listed twice"),
         ({MODEL, GOLDEN} <= set(paths), f"files must name {MODEL} and {GOLDEN}"),
@@ -178,6 +200,7 @@ def _check_whole(manifest: Manifest) -> None:
         (not first or manifest.thresholds is not None, "policy without thresholds"),
         (len(set(manifest.classes)) == len(manifest.classes), "a class is named twice"),
         (all(manifest.classes), "a class has no name"),
+        (preprocess.framed or preprocess.color == "RGB", "BGR where the device prepares images"),
         (parse_utc(manifest.created) < parse_utc(manifest.expires), "expires is not after created"),
     )
     for holds, broken in rules:

@@ -8,12 +8,15 @@ import numpy.typing as npt
 from deepfusion_edge.erosion import Factors
 from deepfusion_edge.errors import ModelError
 from deepfusion_edge.fusion import Outputs
+from deepfusion_edge.image import GraphImage
 
 INPUTS = ("image", "factors")
 OUTPUTS = ("fused", "members", "feature_variance")
-"""Names in the exported graph: image [1, 3, H, W] and factors [K, F] in; [C], [M, C] and [] out.
+"""Names in the exported graph: image and factors [K, F] in; [C], [M, C] and [] out.
 
-M is K times the number of base models in the graph.
+``image`` is float32 [1, 3, H, W] or uint8 [1, H, W, 3], as the manifest's ``Preprocess`` says. M is
+K times the number of base models in the graph. A graph for several images has N in front of all of
+these, N in the place of 1.
 """
 
 REPLACE = "export the bundle again"
@@ -28,8 +31,8 @@ class Session(Protocol):
 
     provider: str
 
-    def run(self, image: npt.NDArray[np.float32], factors: Factors) -> Outputs:
-        """Run image float32 [1, 3, H, W] in [0, 1] through K members given by factors [K, F]."""
+    def run(self, image: GraphImage, factors: Factors) -> Outputs:
+        """Run one image, as the graph takes it, through K members given by factors [K, F]."""
         ...
 
 

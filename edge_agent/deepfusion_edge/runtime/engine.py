@@ -16,6 +16,7 @@ from deepfusion_edge.runtime.base import REPLACE, check_names, one_line
 log = logging.getLogger(__name__)
 
 _CHECK_TARGET = "SM86"
+_ONE_IMAGE = 2  # dimensions of factors [K, F]
 
 
 class Span(NamedTuple):
@@ -125,7 +126,13 @@ def _parse(parser: Any, network: Any, model: bytes) -> None:  # noqa: ANN401
 
 def _configure(trt: Any, builder: Any, config: Any, network: Any, span: Span) -> None:  # noqa: ANN401
     inputs = [network.get_input(at) for at in range(network.num_inputs)]
-    (width,) = (tuple(found.shape)[1] for found in inputs if found.name == "factors")
+    (factors,) = (tuple(found.shape) for found in inputs if found.name == "factors")
+    if len(factors) > _ONE_IMAGE:
+        raise ModelError(
+            "the graph takes several images a run, engines are built for one",
+            "export the bundle without --images, or use 'ort'",
+        )
+    width = factors[1]
     profile = builder.create_optimization_profile()
     profile.set_shape("factors", *((members, width) for members in span))
     if config.add_optimization_profile(profile) < 0:

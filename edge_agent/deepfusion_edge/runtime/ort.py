@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from deepfusion_edge.erosion import Factors
 from deepfusion_edge.errors import ModelError
 from deepfusion_edge.fusion import Outputs
+from deepfusion_edge.image import GraphImage
 from deepfusion_edge.runtime.base import (
     INPUTS,
     OUTPUTS,
@@ -19,6 +19,7 @@ from deepfusion_edge.runtime.base import (
 
 CPU = "CPUExecutionProvider"
 _FATAL = 4
+_SEVERAL = 3  # dimensions of factors [N, K, F]
 
 
 class OrtSession:
@@ -26,6 +27,7 @@ class OrtSession:
 
     Attributes:
         provider: the execution provider that really runs.
+        several: whether the graph takes several images, so that ``run_several`` can be called.
     """
 
     def __init__(self, model_bytes: bytes, *, threads: int = 0, provider: str = CPU) -> None:
@@ -64,23 +66,43 @@ class OrtSession:
                 f"ONNX Runtime runs on {self.provider} instead of {provider}",
                 "repair the driver, or configure the provider that is there",
             )
-        check_names(
-            [value.name for value in self._session.get_inputs()],
-            [value.name for value in self._session.get_outputs()],
-        )
+        inputs = {value.name: value for value in self._session.get_inputs()}
+        check_names(list(inputs), [value.name for value in self._session.get_outputs()])
+        self.several = len(inputs[INPUTS[1]].shape) == _SEVERAL
 
-    def run(self, image: npt.NDArray[np.float32], factors: Factors) -> Outputs:
-        """Run image float32 [1, 3, H, W] in [0, 1] through K members given by factors [K, F].
+    def run(self, image: GraphImage, factors: Factors) -> Outputs:
+        """Run one image, as the graph takes it, through K members given by factors [K, F].
 
         Raises:
             ModelError: the shapes do not fit the graph, or an output is not finite.
         """
+        if self.several:
+            return self.run_several(image, factors[None])[0]
+        return checked_outputs(*self._run(image, factors), rows=len(factors))
+
+    def run_several(self, images: GraphImage, factors: Factors) -> list[Outputs]:
+        """Run N images, as the graph takes them, each through K members: factors [N, K, F].
+
+        Raises:
+            ModelError: the graph takes one image, the shapes do not fit it, or an output is not
+                finite.
+        """
+        if not self.several:
+            raise ModelError("the graph takes one image", "export the bundle with --images N")
+        found = self._run(images, factors)
+        if {len(values) for values in found if values.ndim} != {len(images)}:
+            shapes = ", ".join(str(values.shape) for values in found)
+            raise ModelError(f"outputs have the shapes {shapes} for N = {len(images)}", REPLACE)
+        rows = factors.shape[1]
+        return [checked_outputs(*own, rows=rows) for own in zip(*found, strict=True)]
+
+    def _run(self, image: GraphImage, factors: Factors) -> tuple[npt.NDArray[Any], ...]:
         feeds = dict(zip(INPUTS, (image, factors), strict=True))
         try:
             fused, members, variance = self._session.run(list(OUTPUTS), feeds)
         except Exception as error:  # its exceptions share no base class but this one
             raise ModelError(f"the model does not run: {one_line(error)}", REPLACE) from error
-        return checked_outputs(fused, members, variance, rows=len(factors))
+        return fused, members, variance
 
 
 def _import() -> Any:  # noqa: ANN401 - a module without type information

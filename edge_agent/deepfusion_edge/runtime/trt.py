@@ -16,6 +16,7 @@ import numpy.typing as npt
 from deepfusion_edge.erosion import Factors
 from deepfusion_edge.errors import ModelError
 from deepfusion_edge.fusion import Outputs
+from deepfusion_edge.image import GraphImage
 from deepfusion_edge.runtime.base import (
     INPUTS,
     OUTPUTS,
@@ -70,7 +71,7 @@ class Gpu:
 class _Buffer(NamedTuple):
     """A tensor's page-locked memory on the host, flat, and its memory on the GPU."""
 
-    host: npt.NDArray[np.float32]
+    host: npt.NDArray[Any]
     device: Any
 
 
@@ -102,20 +103,22 @@ class TrtSession:
             least, _, most = self._engine.get_tensor_profile_shape("factors", 0)
             self._least, self._most = tuple(least), tuple(most)
             self._image = tuple(self._engine.get_tensor_shape("image"))
+            framed = self._engine.get_tensor_dtype("image") == trt.DataType.UINT8
+            self._pixel = np.dtype(np.uint8 if framed else np.float32)
             self._context = self._engine.create_execution_context()
             self._stream = self._cuda.Stream()
             self._buffers = self._allocate()
 
-    def run(self, image: npt.NDArray[np.float32], factors: Factors) -> Outputs:
-        """Run image float32 [1, 3, H, W] in [0, 1] through K members given by factors [K, F].
+    def run(self, image: GraphImage, factors: Factors) -> Outputs:
+        """Run one image, as the graph takes it, through K members given by factors [K, F].
 
         Raises:
             ModelError: the shapes do not fit the engine, the GPU fails, or an output is not finite.
         """
-        if image.shape != self._image or image.dtype != np.float32:
+        if image.shape != self._image or image.dtype != self._pixel:
             raise ModelError(
                 f"the model does not run: image is {image.dtype} {image.shape},"
-                f" not float32 {self._image}",
+                f" not {self._pixel} {self._image}",
                 REPLACE,
             )
         (least, width), (most, _) = self._least, self._most
@@ -130,9 +133,7 @@ class TrtSession:
             found = self._execute({"image": image, "factors": factors})
         return checked_outputs(*found, rows=len(factors))
 
-    def _execute(
-        self, inputs: dict[str, npt.NDArray[np.float32]]
-    ) -> tuple[npt.NDArray[np.float32], ...]:
+    def _execute(self, inputs: dict[str, npt.NDArray[Any]]) -> tuple[npt.NDArray[np.float32], ...]:
         for name, values in inputs.items():
             buffer = self._buffers[name]
             filled = buffer.host[: values.size]
@@ -157,7 +158,10 @@ class TrtSession:
         names = [engine.get_tensor_name(at) for at in range(engine.num_io_tensors)]
         inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         check_names(inputs, [name for name in names if name not in inputs])
-        others = [n for n in names if engine.get_tensor_dtype(n) != trt.DataType.FLOAT]
+        kinds = {name: engine.get_tensor_dtype(name) for name in names}
+        if kinds["image"] == trt.DataType.UINT8:
+            del kinds["image"]
+        others = [name for name, kind in kinds.items() if kind != trt.DataType.FLOAT]
         if others:
             raise ModelError(f"{', '.join(others)} of the engine are not float32", REPLACE)
 
@@ -167,7 +171,8 @@ class TrtSession:
         self._set_shape("factors", self._most)
         buffers = {}
         for name in (*INPUTS, *OUTPUTS):
-            host = self._cuda.pagelocked_empty((prod(self._shape(name)),), np.float32)
+            kind = self._pixel if name == "image" else np.dtype(np.float32)
+            host = self._cuda.pagelocked_empty((prod(self._shape(name)),), kind)
             device = self._cuda.mem_alloc(host.nbytes)
             if not self._context.set_tensor_address(name, int(device)):
                 raise ModelError(f"TensorRT refuses a buffer for {name}", REPLACE)

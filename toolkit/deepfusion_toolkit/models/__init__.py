@@ -1,6 +1,7 @@
 """Any classifier in: RGB in [0, 1] of any height and width to logits, normalisation inside."""
 
-from deepfusion_toolkit.models.classifier import Classifier, resized, save
+from deepfusion_toolkit.models.classifier import Classifier, save
+from deepfusion_toolkit.models.resize import resized
 from deepfusion_toolkit.models.spec import (
     largest_size,
     load,

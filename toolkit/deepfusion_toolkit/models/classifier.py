@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from deepfusion_edge.errors import ModelError
 from deepfusion_toolkit.files import replacing
+from deepfusion_toolkit.models.resize import resized
 from deepfusion_toolkit.surgery.graph import export_program
 
 
@@ -38,15 +38,6 @@ class Scores(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """RGB [N, 3, H, W] in [0, 1] -> logits [N, C]."""
         return self.net(image).logits  # type: ignore[no-any-return]
-
-
-def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize [N, 3, H, W] to (height, width), differentiably, as Pillow does."""
-    if tuple(image.shape[-2:]) == size:
-        return image
-    # where nothing shrinks, antialiasing changes nothing and takes twice the time or more
-    shrinks = any(new < old for new, old in zip(size, image.shape[-2:], strict=True))
-    return functional.interpolate(image, size, mode="bilinear", antialias=shrinks)
 
 
 class Classifier(nn.Module):

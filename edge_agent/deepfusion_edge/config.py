@@ -114,7 +114,7 @@ class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
     protocol: Literal["3.1.1", "5"] = "5"
     tls: Tls | None = None
     state_interval_s: Seconds = 60.0
-    max_in_flight: Annotated[int, Meta(ge=1, le=1000)] = 20
+    max_in_flight: Annotated[int, Meta(ge=1, le=1000)] = 100
 
 
 class OutboxLimits(Struct, frozen=True, forbid_unknown_fields=True):

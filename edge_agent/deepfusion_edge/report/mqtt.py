@@ -6,6 +6,7 @@ publisher's business. One thread drives it by calling :meth:`Connection.step`.
 
 import logging
 import random
+import select
 import socket
 import ssl
 import time
@@ -39,6 +40,7 @@ class Connection:
     Attributes:
         up: whether messages can be sent now.
         sessions: how often the broker accepted a connection.
+        window: how many messages with QoS 1 may be unconfirmed at a time.
         reason: why there is no connection now, one line, without secrets.
     """
 
@@ -50,6 +52,7 @@ class Connection:
         will: Callable[[], Message],
         subscriptions: Sequence[Subscription],
         confirmed: Callable[[int, str | None], None],
+        clean: bool = False,
     ) -> None:
         """Prepare; nothing is opened before :meth:`step`.
 
@@ -59,7 +62,9 @@ class Connection:
             will: asked before every connecting.
             subscriptions: asked for after every connecting, before anything else is sent.
             confirmed: called with the number that :meth:`send` gave, and why the broker refuses
-                that message, or None.
+                that message, or None. A message with QoS 0 is confirmed too: the broker answered
+                what was sent after it.
+            clean: begin without what the broker keeps of the connection before, and keep nothing.
 
         Raises:
             InputError: a TLS file is missing or no PEM.
@@ -67,12 +72,17 @@ class Connection:
         self.up, self.sessions = False, 0
         self.reason = "no connection was tried yet"
         self.config = config
+        self.window = config.max_in_flight
         self._will, self._subscriptions, self._confirmed = will, tuple(subscriptions), confirmed
+        self._clean = clean
         self._client = self._make_client(password)
         self._connecting_since: float | None = None
         self._next_try = 0.0
         self._failures = 0
         self._logged = ""
+        self._unfenced: list[int] = []  # numbers of messages with QoS 0, below zero
+        self._fences: dict[int, list[int]] = {}
+        self._last_number = 0
 
     @property
     def address(self) -> str:
@@ -92,7 +102,9 @@ class Connection:
         since = self._connecting_since
         if since is not None and moment - since > CONNECT_TIMEOUT_S:
             self._drop("the broker accepted the connection but does not answer")
-        self._client.loop(_TICK_S)
+        if self._unfenced and not self._fences:
+            self._fence()
+        self._exchange(_TICK_S)
 
     def hurry(self) -> None:
         """Try now instead of waiting for the next attempt."""
@@ -104,7 +116,11 @@ class Connection:
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             # paho keeps a message with QoS 1 and repeats it after the next CONNACK.
             log.debug("publishing waits: %s", paho.error_string(info.rc))
-        return info.mid
+        if message.qos > 0:
+            return info.mid
+        self._last_number -= 1
+        self._unfenced.append(self._last_number)
+        return self._last_number
 
     def close(self, goodbye: Message) -> None:
         """Publish ``goodbye`` and disconnect in order, so that the will is not sent."""
@@ -123,15 +139,43 @@ class Connection:
             self._loop_until(lambda: self._client.socket() is None)
         self.up = False
 
+    def _exchange(self, timeout_s: float) -> None:
+        """Read and write what the socket takes; wait for it at most ``timeout_s``."""
+        client = self._client
+        connection = client.socket()
+        if connection is None:
+            return
+        # What TLS has decrypted already, select does not see.
+        pending = isinstance(connection, ssl.SSLSocket) and connection.pending() > 0
+        writers = [connection] if client.want_write() else []
+        readable, writable, _ = select.select(
+            [connection], writers, [], 0.0 if pending else timeout_s
+        )
+        if readable or pending:
+            client.loop_read()
+        if writable and client.socket() is not None:
+            client.loop_write()
+        client.loop_misc()
+
+    def _fence(self) -> None:
+        """Ask something small: packets are taken in order, so the answer covers what went before.
+
+        Giving up a subscription nobody has is answered and changes nothing.
+        """
+        _, number = self._client.unsubscribe(f"{self.config.client_id}/fence")
+        if number is not None:
+            self._fences[number], self._unfenced = self._unfenced, []
+
     def _loop_until(self, done: Callable[[], bool]) -> None:
         deadline = time.monotonic() + GOODBYE_TIMEOUT_S
-        while not done() and time.monotonic() < deadline:
-            self._client.loop(_TICK_S)
+        while not done() and time.monotonic() < deadline and self._client.socket() is not None:
+            self._exchange(_TICK_S)
 
     def _connect(self) -> None:
         config, client = self.config, self._client
         will = self._will()
         client.will_set(will.topic, will.body, will.qos, retain=will.retain)
+        self._unfenced, self._fences = [], {}
         try:
             self._connecting_since = time.monotonic()
             if config.protocol == "5":
@@ -139,7 +183,7 @@ class Connection:
                     config.host,
                     config.port,
                     config.keepalive_s,
-                    clean_start=False,
+                    clean_start=self._clean,
                     properties=self._properties(),
                 )
             else:
@@ -152,7 +196,7 @@ class Connection:
 
     def _properties(self) -> Properties:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.SessionExpiryInterval = SESSION_EXPIRY_S
+        properties.SessionExpiryInterval = 0 if self._clean else SESSION_EXPIRY_S
         largest = max((s.max_bytes for s in self._subscriptions), default=0)
         properties.MaximumPacketSize = min(largest + _HEADER_BYTES, 2**28)
         return properties
@@ -184,7 +228,7 @@ class Connection:
         _userdata: object,
         _flags: paho.ConnectFlags,
         reason: ReasonCode,
-        _properties: Properties | None,
+        properties: Properties | None,
     ) -> None:
         if reason.is_failure:
             self.reason = _refusal(str(reason))
@@ -192,6 +236,9 @@ class Connection:
         log.info("broker %s: connected", self.address)
         if self._subscriptions:
             client.subscribe([(s.topic, s.qos) for s in self._subscriptions])
+        # The state is sent beside the window.
+        most = int(getattr(properties, "ReceiveMaximum", 65_535)) - 1
+        self.window = max(1, min(self.config.max_in_flight, most))
         self.up, self._connecting_since = True, None
         self.sessions += 1
         self._failures, self._logged = 0, ""
@@ -218,6 +265,7 @@ class Connection:
         reason: ReasonCode,
         _properties: Properties,
     ) -> None:
+        # For QoS 0 paho reports here what the operating system took; only a fence confirms it.
         self._confirmed(number, str(reason) if reason.is_failure else None)
 
     def _on_subscribe(
@@ -237,6 +285,17 @@ class Connection:
                     reason,
                     self.config.username or "anonymous clients",
                 )
+
+    def _on_unsubscribe(
+        self,
+        _client: paho.Client,
+        _userdata: object,
+        number: int,
+        _reasons: list[ReasonCode],
+        _properties: Properties | None,
+    ) -> None:
+        for sent in self._fences.pop(number, ()):
+            self._confirmed(sent, None)
 
     def _on_message(
         self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage
@@ -269,11 +328,12 @@ class Connection:
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=config.client_id,
-            clean_session=None if is_5 else False,
+            clean_session=None if is_5 else self._clean,
             protocol=paho.MQTTv5 if is_5 else paho.MQTTv311,
+            reconnect_on_failure=False,  # nor with an older protocol: the configuration says which
         )
         client.connect_timeout = CONNECT_TIMEOUT_S
-        client.max_inflight_messages_set(config.max_in_flight + 2)  # and the states
+        client.max_inflight_messages_set(0)  # the publisher keeps to the window
         if config.username is not None:
             client.username_pw_set(config.username, password)
         if config.tls is not None:
@@ -282,6 +342,9 @@ class Connection:
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
+        client.on_unsubscribe = self._on_unsubscribe
+        # With a foreign event loop, ours, paho writes packets when it is told, many at a time.
+        client.on_socket_register_write = lambda *_: None
         client.on_message = self._on_message
         return client
 

@@ -7,10 +7,11 @@ window of unconfirmed events, because paho keeps its queue in memory and drops t
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from deepfusion_edge.config import Mqtt
-from deepfusion_edge.outbox import Outbox
+from deepfusion_edge.outbox import Event, Outbox
 from deepfusion_edge.report.messages import Subscription
 from deepfusion_edge.report.mqtt import Connection
 from deepfusion_edge.report.payload import AgentState
@@ -19,6 +20,8 @@ from deepfusion_edge.report.profile import JsonProfile
 log = logging.getLogger(__name__)
 
 REFUSED_PAUSE_S = 30.0
+ACK_DELAY_S = 0.05
+_READ_AHEAD = 256
 
 
 class Publisher:
@@ -60,7 +63,11 @@ class Publisher:
         self._next_state = self._hold_until = 0.0
         self._session = 0
         self._sent: dict[int, int] = {}  # the connection's message number -> id in the outbox
+        self._next: deque[Event] = deque()  # read from the outbox, not yet sent
         self._after = 0
+        self._rewind = False
+        self._acks: list[int] = []
+        self._ack_at = 0.0
 
     @property
     def address(self) -> str:
@@ -100,7 +107,9 @@ class Publisher:
             if connection.up:
                 self._publish_what_is_due(time.monotonic())
             connection.step()
+            self._forget(time.monotonic())
         connection.close(self._profile.goodbye())
+        self._forget(float("inf"))
 
     def _publish_what_is_due(self, moment: float) -> None:
         if self._session != self._connection.sessions:
@@ -114,29 +123,29 @@ class Publisher:
             self._fill_window()
 
     def _fill_window(self) -> None:
-        room = self.config.max_in_flight - len(self._sent)
-        if room <= 0:
-            return
-        under_way = set(self._sent.values())
-        # Events under way may lie beyond self._after only when one before them was refused.
-        for event in self._outbox.peek(room + len(under_way), after=self._after):
-            if event.id in under_way:
-                continue
-            if room == 0:
-                break
+        if self._rewind:
+            if self._sent:
+                return  # in order: what is under way first
+            self._rewind, self._after = False, 0
+        for _ in range(self._connection.window - len(self._sent)):
+            if not self._next:
+                self._next.extend(self._outbox.peek(_READ_AHEAD, after=self._after))
+                if not self._next:
+                    return
+                self._after = self._next[-1].id
+            event = self._next.popleft()
             number = self._connection.send(self._profile.event(event.channel, event.body))
             self._sent[number] = event.id
-            self._after = max(self._after, event.id)
-            room -= 1
 
     def _confirmed(self, number: int, refusal: str | None) -> None:
         event_id = self._sent.pop(number, None)
         if event_id is None:
             return  # the state
         if refusal is None:
-            self._outbox.ack([event_id])
+            self._acks.append(event_id)
             return
-        self._after = min(self._after, event_id - 1)
+        self._rewind = True
+        self._next.clear()
         self._hold_until = time.monotonic() + REFUSED_PAUSE_S
         log.error(
             "broker %s refuses events (%s); they are kept; allow %s to publish to %s#",
@@ -145,3 +154,11 @@ class Publisher:
             self.config.username or "anonymous clients",
             self._profile.prefix,
         )
+
+    def _forget(self, moment: float) -> None:
+        """Take confirmed events out of the outbox, many in one transaction."""
+        if not self._acks:
+            self._ack_at = moment + ACK_DELAY_S
+        elif moment >= self._ack_at or len(self._acks) >= _READ_AHEAD or not self._sent:
+            self._outbox.ack(self._acks)
+            self._acks = []

@@ -35,6 +35,7 @@ __all__ = [
     "AgentConfig",
     "CameraSource",
     "FolderSource",
+    "HomeAssistant",
     "Http",
     "Model",
     "Mqtt",
@@ -42,6 +43,7 @@ __all__ = [
     "OutboxLimits",
     "Run",
     "SourceSection",
+    "Sparkplug",
     "Tls",
     "VideoSource",
     "parse_config",
@@ -89,10 +91,37 @@ class Tls(Struct, frozen=True, forbid_unknown_fields=True):
     key_file: PathText | None = None
 
 
+class Sparkplug(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who the agent is among Sparkplug's nodes; each of its sources is a device.
+
+    Attributes:
+        group_id, edge_node_id: together unique; the node is called like the client by default.
+        primary_host: id of the host without which nothing is sent; None: whoever listens.
+    """
+
+    group_id: str = "deepfusion"
+    edge_node_id: str | None = None
+    primary_host: str | None = None
+
+
+class HomeAssistant(Struct, frozen=True, forbid_unknown_fields=True):
+    """Lets Home Assistant find the agent.
+
+    Attributes:
+        discovery_prefix: what Home Assistant listens to.
+    """
+
+    discovery_prefix: str = "homeassistant"
+
+
 class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
     """The broker and how events are named there.
 
     Attributes:
+        profile: ``json`` (QoS 1, a retained state, a session that outlives a connection) or
+            ``sparkplug`` (an edge node of Sparkplug B 3.0).
+        sparkplug: for the profile of that name.
+        home_assistant: announce the agent to Home Assistant; for the profile ``json``.
         client_id: this agent's name: unique at the broker, and a level of its topics.
         base_topic: what topics begin with: ``<base_topic>/<client_id>/...``.
         password_file, password_env: where the password is read from, at most one of them.
@@ -103,6 +132,9 @@ class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
 
     host: Annotated[str, Meta(min_length=1, max_length=253)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65535)] = 1883
+    profile: Literal["json", "sparkplug"] = "json"
+    sparkplug: Sparkplug = Sparkplug()
+    home_assistant: HomeAssistant | None = None
     client_id: str = "deepfusion-agent"
     base_topic: str = "deepfusion"
     username: Annotated[str, Meta(min_length=1, max_length=1000)] | None = None
@@ -203,6 +235,7 @@ def _check(config: AgentConfig) -> None:
     mqtt = config.mqtt
     check_level("mqtt.client_id", mqtt.client_id)
     check_topic("mqtt.base_topic", mqtt.base_topic)
+    _check_profile(mqtt)
     if mqtt.password_file is not None and mqtt.password_env is not None:
         raise UsageError("mqtt.password_file and mqtt.password_env are both set", "set one of them")
     if mqtt.username is None and (mqtt.password_file or mqtt.password_env):
@@ -228,6 +261,23 @@ def _check(config: AgentConfig) -> None:
         paths |= {f"mqtt.tls.{f}": getattr(mqtt.tls, f) for f in Tls.__struct_fields__}
     for field, path in paths.items():
         check_text(field, path or "")
+
+
+def _check_profile(mqtt: Mqtt) -> None:
+    for field in Sparkplug.__struct_fields__:
+        value = getattr(mqtt.sparkplug, field)
+        if value is not None:
+            check_level(f"mqtt.sparkplug.{field}", value)
+    if mqtt.profile == "json" and mqtt.sparkplug != Sparkplug():
+        raise UsageError("mqtt.sparkplug is set, but mqtt.profile is 'json'", "set one of the two")
+    if mqtt.home_assistant is None:
+        return
+    check_topic("mqtt.home_assistant.discovery_prefix", mqtt.home_assistant.discovery_prefix)
+    if mqtt.profile != "json":
+        raise UsageError(
+            f"mqtt.home_assistant is set, but mqtt.profile is {mqtt.profile!r}",
+            "Home Assistant reads the profile 'json'",
+        )
 
 
 def _check_address(field: str, value: str) -> None:

@@ -6,19 +6,27 @@ import threading
 import time
 import uuid
 
+import msgspec
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from deepfusion_edge.config import Mqtt
-from deepfusion_edge.report.payload import AgentState
+from deepfusion_edge.report.payload import (
+    AgentState,
+    Decision,
+    Subject,
+    alert,
+    encode,
+    rfc3339,
+)
 from deepfusion_edge.report.publisher import Publisher
 
 
 class Listener:
     """A subscriber that keeps every message; reconnects by itself."""
 
-    def __init__(self, broker, *, topic="#", username=None, password=None):
-        self.messages: list[tuple[str, str, bool]] = []
+    def __init__(self, broker, *, topic="#", username=None, password=None, binary=False):
+        self.messages: list[tuple[str, str | bytes, bool]] = []
         self._ready = threading.Event()
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2,
@@ -31,7 +39,7 @@ class Listener:
         self._client.on_connect = lambda client, *_: client.subscribe(topic, 1)
         self._client.on_subscribe = lambda *_: self._ready.set()
         self._client.on_message = lambda _c, _u, m: self.messages.append(
-            (m.topic, m.payload.decode(errors="replace"), m.retain)
+            (m.topic, m.payload if binary else m.payload.decode(errors="replace"), m.retain)
         )
         self._client.connect(broker.host, broker.port)
         self._client.loop_start()
@@ -45,6 +53,9 @@ class Listener:
         while not condition():
             assert time.monotonic() < deadline, self.messages[-5:]
             time.sleep(0.02)
+
+    def connected(self):
+        return self._client.is_connected()
 
     def publish(self, topic, body, *, qos, retain=False):
         self._client.publish(topic, body, qos, retain).wait_for_publish(10)
@@ -74,9 +85,62 @@ def describe():
     return AgentState(agent="line-1", state="online", reason="running")
 
 
-def publisher_for(broker, outbox, *, password=None, subscriptions=(), **options):
+def publisher_for(broker, outbox, *, password=None, subscriptions=(), describe=describe, **options):
     mqtt = Mqtt(host=broker.host, port=broker.port, client_id="line-1", **options)
     return Publisher(mqtt, outbox, describe, password=password, subscriptions=subscriptions)
+
+
+def wait(condition, timeout_s=20.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def put_decision(outbox, frame, *, source="cam", **changes):
+    """Put a decision about frame number ``frame``."""
+
+    def render(name):
+        made = Decision(
+            id=f"line-1-{name}",
+            agent="line-1",
+            source=source,
+            frame=f"{frame}.png",
+            sequence=frame,
+            time=rfc3339(time.time()),
+            bundle="ab" * 32,
+            bundle_sequence=3,
+            label=1,
+            class_name="scratch",
+            confidence=0.75,
+            state="accept",
+            feature_variance=0.01,
+            disagreement=0.02,
+            members=8,
+            seed=2**53 - 1,
+            stream=0,
+            latency_ms=12.5,
+        )
+        return encode(msgspec.structs.replace(made, **changes))
+
+    return outbox.put(f"decision/{source}", render, now_s=time.time())
+
+
+def put_alert(outbox, reason, *, source=None):
+    def render(name):
+        subject = None if source is None else Subject(source, "1.png", 1, time.time())
+        return encode(
+            alert(
+                f"line-1-{name}",
+                agent="line-1",
+                kind="source",
+                reason=reason,
+                time_s=time.time(),
+                subject=subject,
+            )
+        )
+
+    return outbox.put("alert", render, now_s=time.time())
 
 
 @contextlib.contextmanager

@@ -1,18 +1,9 @@
 """What subscriptions bring in, from a real mosquitto."""
 
-import time
-
 import pytest
 
 from deepfusion_edge.report.messages import Subscription
-from tests.edge.mqtt_parts import publisher_for, put, running, states
-
-
-def wait(condition, timeout_s=20.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+from tests.edge.mqtt_parts import publisher_for, put, running, states, wait
 
 
 @pytest.mark.parametrize("protocol", ["3.1.1", "5"])

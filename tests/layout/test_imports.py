@@ -35,7 +35,12 @@ PURE = (
     "report/messages.py",
     "report/device.py",
     "report/payload.py",
+    "report/home_assistant.py",
     "report/profile.py",
+    "report/sparkplug.py",
+    "sparkplug/node.py",
+    "sparkplug/payload.py",
+    "sparkplug/wire.py",
     "source/wire.py",
     "topics.py",
 )

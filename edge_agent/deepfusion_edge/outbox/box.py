@@ -161,6 +161,23 @@ class Outbox:
                 "UPDATE event SET created_s = created_s + ? WHERE id > ?", (by_s, self._first)
             )
 
+    def turn(self, name: str, values: int) -> int:
+        """Return the next number of a series from 0 to ``values - 1`` that goes round for ever.
+
+        Its place is kept over restarts.
+        """
+        with self._mutex:
+
+            def work() -> int:
+                self._db.execute("INSERT OR IGNORE INTO counter VALUES (?, -1)", (name,))
+                self._db.execute(
+                    "UPDATE counter SET value = (value + 1) % ? WHERE name = ?", (values, name)
+                )
+                row = self._db.execute("SELECT value FROM counter WHERE name = ?", (name,))
+                return int(row.fetchone()[0])
+
+            return self._write(work)
+
     def check(self) -> None:
         """Write to the disk without changing anything.
 
@@ -174,6 +191,11 @@ class Outbox:
         """Return the counters as of ``now_s``."""
         with self._mutex, self._translated():
             return count(self._db, now_s, disk_full=self.disk_full)
+
+    @property
+    def last(self) -> int:
+        """Id of the newest event ever put, 0 before the first."""
+        return self._last
 
     @property
     def kept(self) -> int:

@@ -59,7 +59,7 @@ class Connection:
         Args:
             config: the broker.
             password: never logged.
-            will: asked before every connecting.
+            will: asked once for every CONNECT packet.
             subscriptions: asked for after every connecting, before anything else is sent.
             confirmed: called with the number that :meth:`send` gave, and why the broker refuses
                 that message, or None. A message with QoS 0 is confirmed too: the broker answered
@@ -123,21 +123,24 @@ class Connection:
         return self._last_number
 
     def close(self, goodbye: Message) -> None:
-        """Publish ``goodbye`` and disconnect in order, so that the will is not sent."""
+        """Publish ``goodbye`` and disconnect in order, so that the will is not sent.
+
+        The next :meth:`step` connects again, at once.
+        """
         if self.up:
             info = self._client.publish(
                 goodbye.topic, goodbye.body, goodbye.qos, retain=goodbye.retain
             )
-            self._loop_until(
-                lambda: (
-                    not self.up or info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS or info.is_published()
-                )
+            self._exchange_until(
+                lambda: info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS or info.is_published()
             )
         if self._client.socket() is not None:
             self._client.on_disconnect = None
             self._client.disconnect()
-            self._loop_until(lambda: self._client.socket() is None)
+            self._exchange_until(lambda: False)
+            self._client.on_disconnect = self._on_disconnect
         self.up = False
+        self._next_try = 0.0
 
     def _exchange(self, timeout_s: float) -> None:
         """Read and write what the socket takes; wait for it at most ``timeout_s``."""
@@ -166,15 +169,14 @@ class Connection:
         if number is not None:
             self._fences[number], self._unfenced = self._unfenced, []
 
-    def _loop_until(self, done: Callable[[], bool]) -> None:
+    def _exchange_until(self, done: Callable[[], bool]) -> None:
+        """Read and write until ``done``, or until the connection is gone or is too slow."""
         deadline = time.monotonic() + GOODBYE_TIMEOUT_S
         while not done() and time.monotonic() < deadline and self._client.socket() is not None:
             self._exchange(_TICK_S)
 
     def _connect(self) -> None:
         config, client = self.config, self._client
-        will = self._will()
-        client.will_set(will.topic, will.body, will.qos, retain=will.retain)
         self._unfenced, self._fences = [], {}
         try:
             self._connecting_since = time.monotonic()
@@ -221,6 +223,11 @@ class Connection:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
                 return  # it is down already; the next loop call finds that out
+
+    def _set_will(self, client: paho.Client, _userdata: object, _socket: object) -> None:
+        """Choose the will between opening the socket and sending CONNECT."""
+        will = self._will()
+        client.will_set(will.topic, will.body, will.qos, retain=will.retain)
 
     def _on_connect(
         self,
@@ -338,6 +345,7 @@ class Connection:
             client.username_pw_set(config.username, password)
         if config.tls is not None:
             client.tls_set_context(tls_context(config.tls))
+        client.on_socket_open = self._set_will
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish

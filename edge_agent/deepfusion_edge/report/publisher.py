@@ -1,4 +1,4 @@
-"""Outbox -> broker: each event is forgotten only after its PUBACK.
+"""Outbox -> broker: each event is forgotten only after the broker confirmed it.
 
 The publisher runs in one thread that it does not start; paho's own queue never holds more than the
 window of unconfirmed events, because paho keeps its queue in memory and drops the newest.
@@ -15,12 +15,15 @@ from deepfusion_edge.outbox import Event, Outbox
 from deepfusion_edge.report.messages import Subscription
 from deepfusion_edge.report.mqtt import Connection
 from deepfusion_edge.report.payload import AgentState
-from deepfusion_edge.report.profile import JsonProfile
+from deepfusion_edge.report.profile import JsonProfile, Profile
+from deepfusion_edge.report.sparkplug import SparkplugProfile
+from deepfusion_edge.sparkplug.node import BDSEQ_VALUES
 
 log = logging.getLogger(__name__)
 
 REFUSED_PAUSE_S = 30.0
 ACK_DELAY_S = 0.05
+CLOCK_STEP_S = 5.0
 _READ_AHEAD = 256
 
 
@@ -52,16 +55,20 @@ class Publisher:
         """
         self.config = config
         self._outbox, self._now = outbox, now
-        self._profile = JsonProfile(config, describe)
+        self._profile = self._make_profile(describe)
         self._connection = Connection(
             config,
             password=password,
             will=self._profile.will,
-            subscriptions=subscriptions,
+            subscriptions=(*self._profile.subscriptions, *subscriptions),
             confirmed=self._confirmed,
+            clean=self._profile.clean,
         )
-        self._next_state = self._hold_until = 0.0
+        self._tidy_at = self._hold_until = 0.0
+        self._clock = self._now() - time.monotonic()
         self._session = 0
+        self._ready = False
+        self._historical = 0  # events up to this one were stored before they could be sent
         self._sent: dict[int, int] = {}  # the connection's message number -> id in the outbox
         self._next: deque[Event] = deque()  # read from the outbox, not yet sent
         self._after = 0
@@ -111,16 +118,51 @@ class Publisher:
         connection.close(self._profile.goodbye())
         self._forget(float("inf"))
 
+    def _make_profile(self, describe: Callable[[], AgentState]) -> Profile:
+        if self.config.profile == "json":
+            return JsonProfile(self.config, describe)
+        return SparkplugProfile(
+            self.config,
+            describe,
+            next_bd_seq=lambda: self._outbox.turn("sparkplug bdSeq", BDSEQ_VALUES),
+            now=self._now,
+        )
+
     def _publish_what_is_due(self, moment: float) -> None:
-        if self._session != self._connection.sessions:
-            self._session = self._connection.sessions
-            self._next_state = 0.0
-        if moment >= self._next_state:
-            self._next_state = moment + self.config.state_interval_s
-            self._outbox.expire(now_s=self._now())
-            self._connection.send(self._profile.state())
-        if moment >= self._hold_until:
+        connection, profile = self._connection, self._profile
+        if self._session != connection.sessions:
+            self._session = connection.sessions
+            self._begin_session()
+        if profile.over:
+            connection.close(profile.goodbye())
+            return
+        if moment >= self._tidy_at:
+            self._tidy_at = moment + self.config.state_interval_s
+            self._tidy(moment)
+        for message in profile.due(moment):
+            connection.send(message)
+        if profile.ready and not self._ready:
+            self._historical = self._outbox.last
+        self._ready = profile.ready
+        if self._ready and moment >= self._hold_until:
             self._fill_window()
+
+    def _begin_session(self) -> None:
+        self._tidy_at = 0.0
+        self._ready = False
+        if self._profile.clean:  # what was not confirmed is lost with the session before
+            self._sent.clear()
+            self._next.clear()
+            self._rewind, self._after = False, 0
+        self._profile.connected()
+
+    def _tidy(self, moment: float) -> None:
+        """Drop what is too old; if the clock was set meanwhile, nothing is older for that."""
+        clock = self._now() - moment
+        if abs(clock - self._clock) > CLOCK_STEP_S:
+            self._outbox.move_clock(clock - self._clock)
+            self._clock = clock
+        self._outbox.expire(now_s=self._now())
 
     def _fill_window(self) -> None:
         if self._rewind:
@@ -134,7 +176,11 @@ class Publisher:
                     return
                 self._after = self._next[-1].id
             event = self._next.popleft()
-            number = self._connection.send(self._profile.event(event.channel, event.body))
+            number = 0
+            for message in self._profile.event(
+                event.channel, event.body, historical=event.id <= self._historical
+            ):
+                number = self._connection.send(message)
             self._sent[number] = event.id
 
     def _confirmed(self, number: int, refusal: str | None) -> None:
@@ -148,11 +194,11 @@ class Publisher:
         self._next.clear()
         self._hold_until = time.monotonic() + REFUSED_PAUSE_S
         log.error(
-            "broker %s refuses events (%s); they are kept; allow %s to publish to %s#",
+            "broker %s refuses events (%s); they are kept; allow %s to publish to %s",
             self.address,
             refusal,
             self.config.username or "anonymous clients",
-            self._profile.prefix,
+            self._profile.allowed,
         )
 
     def _forget(self, moment: float) -> None:

@@ -1,0 +1,1 @@
+"""Sparkplug B payloads and the session of an edge node. Pure: time and bytes are arguments."""

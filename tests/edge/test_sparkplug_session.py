@@ -18,6 +18,7 @@ from deepfusion_edge.sparkplug.payload import DataType, Metric, Payload, decode,
 from tests.edge import sparkplug_checker as checker
 from tests.edge.mqtt_parts import publisher_for, put_alert, put_decision, running, wait
 from tests.edge.mqtt_tap import Connect, Disconnect, Publish, Subscribe, Tap
+from tests.edge.sparkplug_recording import VERBS, Recording, said_from
 
 NODE = Sparkplug(group_id="plant", edge_node_id="cell-7", primary_host="scada")
 
@@ -73,7 +74,7 @@ class Host:
 
 
 def said(tap, *verbs):
-    made = [checker.said_from(step) for step in list(tap.said) if isinstance(step, Publish)]
+    made = [said_from(step) for step in list(tap.said) if isinstance(step, Publish)]
     return [one for one in made if one.verb in verbs]
 
 
@@ -109,7 +110,7 @@ def play(broker, tap, listener, outbox, protocol):
         wait(lambda: any(isinstance(step, Subscribe) for step in tap.said))
         host.state(online=False)
         wait(lambda: any(getattr(step, "topic", "").endswith("STATE/scada") for step in tap.said))
-        assert said(tap, *checker.VERBS) == []
+        assert said(tap, *VERBS) == []
         host.state(online=True)
         wait(lambda: frames(tap) == [(0, True), (1, True)])
         put_decision(outbox, 2)
@@ -161,7 +162,7 @@ def test_a_session_passes_every_assertion_and_each_can_fail(
     tap, listener = tap_for(broker), listen(broker, topic="spBv1.0/#", binary=True)
     play(broker, tap, listener, outbox, protocol)
     steps = list(tap.said)
-    recording = checker.Recording(steps, "plant", "cell-7", "scada")
+    recording = Recording(steps, "plant", "cell-7", "scada")
     assert len(recording.sessions) == 3
     broken = {
         name: list(violations)
@@ -171,7 +172,7 @@ def test_a_session_passes_every_assertion_and_each_can_fail(
     assert broken == {}
 
     for check in dict.fromkeys(checker.CHECKS.values()):
-        mutated = checker.Recording(MUTATIONS[check](steps), "plant", "cell-7", "scada")
+        mutated = Recording(MUTATIONS[check](steps), "plant", "cell-7", "scada")
         assert list(check(mutated)), f"{check.__name__} cannot fail"
 
 

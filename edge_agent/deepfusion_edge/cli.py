@@ -1,4 +1,4 @@
-"""``deepfusion-agent``: install, verify, run, status, rollback; heavy imports are lazy."""
+"""``deepfusion-agent``: init, install, verify, run, status, rollback; heavy imports are lazy."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def read_config(path: Path) -> "AgentConfig":
-    """Read the configuration file.
+    """Read the configuration file: TOML if its name ends in ``.toml``, JSON otherwise.
 
     Raises:
         UsageError: a field breaks a rule.
@@ -36,7 +36,8 @@ def read_config(path: Path) -> "AgentConfig":
 
     with path.open("rb") as file:
         data = file.read(MAX_CONFIG_BYTES + 1)
-    return parse_config(data, path.absolute().parent)
+    is_toml = path.suffix.lower() == ".toml"
+    return parse_config(data, path.absolute().parent, form="toml" if is_toml else "json")
 
 
 def read_password(mqtt: "Mqtt") -> str | None:
@@ -112,6 +113,14 @@ def build_parser() -> argparse.ArgumentParser:
         made.set_defaults(command=command)
         return made
 
+    init = add("init", _init, "Write a commented configuration, a systemd unit and dashboards.")
+    init.add_argument("folder", type=Path, metavar="DIR", help="of the new line")
+    init.add_argument(
+        "--user",
+        default="deepfusion",
+        metavar="NAME",
+        help="who the systemd unit runs as (default: deepfusion)",
+    )
     install = add("install", _install, "Verify a bundle, probe it and make it the current one.")
     verify = add("verify", _verify, "Check and probe a bundle as install does; change nothing.")
     for made in (install, verify):
@@ -131,7 +140,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--state", type=Path, metavar="DIR", help="also apply the rules of this state folder"
     )
     run = add("run", _run, "Judge the frames of the configured sources and publish the verdicts.")
-    run.add_argument("--config", type=Path, required=True, metavar="AGENT.JSON")
+    run.add_argument("--config", type=Path, required=True, metavar="AGENT.TOML")
     run.add_argument(
         "--supervise",
         action="store_true",
@@ -146,6 +155,23 @@ def build_parser() -> argparse.ArgumentParser:
             "--state", type=Path, required=True, metavar="DIR", help="the agent's state folder"
         )
     return parser
+
+
+def _init(options: argparse.Namespace) -> int:
+    from deepfusion_edge.starter import write_start
+
+    files = [str(path) for path in write_start(options.folder, user=options.user)]
+    if options.json:
+        sys.stdout.write(json.dumps({"files": files}) + "\n")
+        return 0
+    state = options.folder / "state"
+    for line in (
+        *(f"written: {path}" for path in files),
+        f"next: deepfusion-agent install BUNDLE --trust KEY.PUB --state {state}",
+        f"then: deepfusion-agent run --config {files[0]}",
+    ):
+        sys.stdout.write(console.one_line(line) + "\n")
+    return 0
 
 
 def _install(options: argparse.Namespace) -> int:

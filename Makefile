@@ -91,5 +91,5 @@ broker: ## the mosquitto that the MQTT tests speak to
 	{ echo "broker: the MQTT tests need mosquitto; install it (Debian: sudo apt-get install mosquitto; macOS: brew install mosquitto) and run make test again" >&2; exit 1; }
 
 clean: ## remove .venv, caches and everything the demo made
-	@rm -rf .venv demo demo-imagenet bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv demo demo-imagenet bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .npm_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,7 @@
 """For all tests: a real MQTT broker on a free loopback port; what needs a GPU is left out."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -20,6 +21,9 @@ _INSTALL = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gpu", action="store_true", help="run the tests marked gpu too")
+    parser.addoption(
+        "--update-goldens", action="store_true", help="write files that tests compare, anew"
+    )
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -137,6 +141,46 @@ def make_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
     yield make
     for broker in made:
         broker.stop()
+
+
+@pytest.fixture(scope="session")
+def node() -> Callable[..., subprocess.Popen[str]]:
+    """``node(script, *arguments)`` -> process that runs a script of tests/npm; pipes are text.
+
+    The packages are those of package-lock.json, installed once, without their install scripts.
+    """
+    tools = [shutil.which(name) for name in ("node", "npm")]
+    if None in tools:
+        pytest.skip("node and npm are not installed: no independent part to compare with")
+    ours = Path(__file__).parent / "npm"
+    folder = ours.parents[1] / ".npm_cache"
+    folder.mkdir(exist_ok=True)
+    wanted, marker = ours / "package-lock.json", folder / ".installed"
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes, one installation
+        for file in ours.iterdir():
+            copy = folder / file.name  # not again: another process may be reading it
+            if not copy.exists() or copy.read_bytes() != file.read_bytes():
+                copy.write_bytes(file.read_bytes())
+        if not marker.exists() or marker.read_bytes() != wanted.read_bytes():
+            command = [str(tools[1]), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+            try:
+                done = subprocess.run(
+                    command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
+                )
+            except subprocess.TimeoutExpired:
+                pytest.skip("npm ci took longer than 300 s: its registry does not answer")
+            if done.returncode:
+                pytest.skip(f"npm ci failed: {' '.join(done.stderr.split())[-300:]}")
+            marker.write_bytes(wanted.read_bytes())
+
+    def run(script: str, *arguments: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            [str(tools[0]), script, *arguments], cwd=folder, stdin=pipe, stdout=pipe, text=True
+        )
+
+    return run
 
 
 @pytest.fixture

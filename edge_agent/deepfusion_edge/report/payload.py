@@ -1,14 +1,17 @@
 """Events as versioned JSON (schema 1): what subscribers read. Pure.
 
+``schema/*.json`` beside this file describes them to others; a test holds the two together.
+
 A decision holds all it takes to replay it: the bundle's digest, source and frame; with the bundle's
 sites and bases, ``erosion.sample(sites, seed=seed, stream=stream, members=members // bases)`` gives
 the factors used.
 """
 
 import datetime as dt
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from deepfusion_edge.console import one_line
 from deepfusion_edge.fusion import State as VerdictState
@@ -16,6 +19,11 @@ from deepfusion_edge.fusion import Verdict
 from deepfusion_edge.report.device import Device
 
 MAX_REASON = 500
+Count = Annotated[int, Meta(ge=0)]
+Time = Annotated[
+    str, Meta(extra_json_schema={"pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$"})
+]
+Digest = Annotated[str, Meta(extra_json_schema={"pattern": "^[0-9a-f]{64}$"})]
 AlertKind = Literal[
     "suspect",
     "reject",
@@ -62,8 +70,8 @@ class BundleRef(msgspec.Struct, frozen=True):
     """The installed bundle: name of its line, SHA-256 (hex), sequence number."""
 
     id: str
-    digest: str
-    sequence: int
+    digest: Digest
+    sequence: Count
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": "class"}):
@@ -87,19 +95,19 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": 
     agent: str
     source: str
     frame: str
-    sequence: int
-    time: str
-    bundle: str
-    bundle_sequence: int
-    label: int
+    sequence: Count
+    time: Time
+    bundle: Digest
+    bundle_sequence: Count
+    label: Count
     class_name: str
     confidence: float
     state: VerdictState
     feature_variance: float
     disagreement: float
-    members: int
-    seed: int
-    stream: int
+    members: Annotated[int, Meta(ge=1)]
+    seed: Count
+    stream: Count
     latency_ms: float
 
 
@@ -114,13 +122,13 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     schema: Literal[1] = 1
     id: str
     agent: str
-    time: str
+    time: Time
     kind: AlertKind
     reason: str
     decision: str | None = None
     source: str | None = None
     frame: str | None = None
-    sequence: int | None = None
+    sequence: Count | None = None
 
 
 class SourceState(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,11 +146,11 @@ class SourceState(msgspec.Struct, frozen=True, kw_only=True):
 
     state: Connection
     reason: str = ""
-    taken: int = 0
-    dropped: int = 0
-    late: int = 0
-    refused: int = 0
-    reconnects: int = 0
+    taken: Count = 0
+    dropped: Count = 0
+    late: Count = 0
+    refused: Count = 0
+    reconnects: Count = 0
 
 
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,7 +169,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
     state: Literal["online", "offline"]
     reason: str
-    time: str | None = None
+    time: Time | None = None
     bundle: BundleRef | None = None
     provider: str | None = None
     counters: dict[str, int | float] | None = None

@@ -24,8 +24,8 @@ from deepfusion_edge.watchdog import notify
 log = logging.getLogger(__name__)
 
 FINAL = frozenset({0, UsageError.exit_code, UnreachableError.exit_code, INTERRUPTED})
-"""Exit codes after which nothing is started: done, wrong usage, interrupted, and a replay that ended
-but could not be delivered: it must not be judged twice."""
+"""Exit codes after which nothing is started: done, wrong usage, interrupted, and a replay that
+ended but could not be delivered: it must not be judged twice."""
 
 BURST = 5
 WINDOW_S = 60.0

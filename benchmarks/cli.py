@@ -12,6 +12,7 @@ COMMANDS = {
     "demo": "benchmarks.demo.rendered",
     "demo-imagenet": "benchmarks.demo.photographs",
     "journey": "benchmarks.demo.own",
+    "agent": "benchmarks.agent.command",
     "attack": "benchmarks.attack.command",
     "coverage": "benchmarks.coverage.command",
     "defence": "benchmarks.defence.command",

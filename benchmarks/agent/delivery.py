@@ -1,0 +1,169 @@
+"""Outbox and draining: our own delivery, and what paho alone reaches at the same broker."""
+
+import argparse
+import itertools
+import threading
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
+from benchmarks.agent.rig import AGENT, Rig
+from deepfusion_edge.config import Mqtt
+from deepfusion_edge.fusion import Verdict
+from deepfusion_edge.outbox import Outbox
+from deepfusion_edge.report import payload
+from deepfusion_edge.report.publisher import Publisher
+from deepfusion_toolkit.report import progress
+
+TOPIC = f"deepfusion/{AGENT}/decision/cam"
+ROUNDS = 3
+_PATIENCE_S = 600.0
+_VERDICT = Verdict(
+    state="accept",
+    label=1,
+    confidence=0.987654321,
+    feature_variance=0.0123456,
+    disagreement=0.00123456,
+    members=8,
+)
+_BUNDLE = payload.BundleRef(id="line", digest="ab" * 32, sequence=17)
+
+
+def decision(number: int, name: str) -> bytes:
+    """Spell a decision as the agent does."""
+    subject = payload.Subject("cam", f"frame-{number:08}.jpg", number, 1_700_000_000.0 + number)
+    return payload.encode(
+        payload.decision(
+            f"{AGENT}-{name}",
+            agent=AGENT,
+            subject=subject,
+            bundle=_BUNDLE,
+            classes=("good", "scratched"),
+            verdict=_VERDICT,
+            draw=payload.Draw(seed=2**52 + number, stream=0),
+            latency_ms=41.125,
+        )
+    )
+
+
+def outbox(options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Put events as fast as it goes while they are delivered; the last PUBACK stops the clock."""
+    with Rig(work / "rig") as rig, _opened(work / "state") as box, progress("outbox", 1) as advance:
+        delivery = _Delivery(rig, box)
+        with delivery:
+            begun = time.perf_counter()
+            _fill(box, options.events)
+            put_s = time.perf_counter() - begun
+            delivery.wait_until_empty()
+            total_s = time.perf_counter() - begun
+        advance(1)
+    return {
+        "outbox_events_per_s": options.events / total_s,
+        "put_per_s": options.events / put_s,
+        "events": options.events,
+    }
+
+
+def drain(options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Deliver a backlog, by turns with paho delivering as many messages from memory."""
+    ours, paho_s = [], []
+    with Rig(work / "rig") as rig, progress("drain", 2 * ROUNDS) as advance:
+        for number in range(ROUNDS):
+            turns = ("paho", "ours") if number % 2 else ("ours", "paho")
+            for turn in turns:
+                if turn == "paho":
+                    paho_s.append(_by_paho(rig, options.backlog))
+                else:
+                    ours.append(_by_us(rig, options.backlog, work / f"state-{number}"))
+                advance(1)
+    return {
+        "drain_over_paho": float(
+            np.median([theirs / own for theirs, own in zip(paho_s, ours, strict=True)])
+        ),
+        "drain_per_s": options.backlog / float(np.median(ours)),
+        "paho_per_s": options.backlog / float(np.median(paho_s)),
+        "drain_s": ours,
+        "paho_s": paho_s,
+        "backlog": options.backlog,
+        "in_flight": Mqtt().max_in_flight,
+    }
+
+
+def _opened(folder: Path) -> Outbox:
+    folder.mkdir(parents=True)
+    return Outbox(folder, max_events=10_000_000, max_bytes=2**32, ttl_s=None)
+
+
+def _fill(box: Outbox, count: int) -> None:
+    for number in range(count):
+        box.put(
+            "decision/cam",
+            lambda name, number=number: decision(number, name),  # type: ignore[misc]
+            now_s=time.time(),
+        )
+
+
+def _by_us(rig: Rig, count: int, folder: Path) -> float:
+    with _opened(folder) as box:
+        _fill(box, count)
+        delivery = _Delivery(rig, box)
+        with delivery:
+            delivery.wait_until_connected()
+            begun = time.perf_counter()
+            delivery.wait_until_empty()
+            return time.perf_counter() - begun
+
+
+class _Delivery:
+    """The agent's publisher in a thread."""
+
+    def __init__(self, rig: Rig, box: Outbox) -> None:
+        state = payload.AgentState(agent=AGENT, state="online", reason="running")
+        config = Mqtt(port=rig.broker.port, client_id=AGENT)
+        self._box, self._finish = box, threading.Event()
+        self._publisher = Publisher(config, box, lambda: state)
+        self._thread = threading.Thread(
+            target=self._publisher.run, args=(self._finish,), kwargs={"drain_timeout_s": 60.0}
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._finish.set()
+        self._thread.join()
+
+    def wait_until_connected(self) -> None:
+        while not self._publisher.answered:
+            time.sleep(0.001)
+
+    def wait_until_empty(self) -> None:
+        deadline = time.monotonic() + _PATIENCE_S
+        while self._box.kept and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+
+def _by_paho(rig: Rig, count: int) -> float:
+    """Hand all messages to paho and wait for every PUBACK, with the same window as ours."""
+    bodies = [decision(number, f"paho-{number}") for number in range(count)]
+    acked, done, ready = itertools.count(1), threading.Event(), threading.Event()
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id="paho", protocol=paho.MQTTv5)
+    client.max_inflight_messages_set(Mqtt().max_in_flight)
+    client.on_connect = lambda *_: ready.set()
+    client.on_publish = lambda *_: done.set() if next(acked) == count else None
+    client.connect("127.0.0.1", rig.broker.port)
+    client.loop_start()
+    ready.wait(_PATIENCE_S)
+    begun = time.perf_counter()
+    for body in bodies:
+        client.publish(TOPIC, body, 1)
+    done.wait(_PATIENCE_S)
+    taken = time.perf_counter() - begun
+    client.disconnect()
+    client.loop_stop()
+    return taken

@@ -5,6 +5,7 @@ stored: after the last drain, every number up to the last must have arrived, as 
 """
 
 import argparse
+import contextlib
 import json
 import random
 import sqlite3
@@ -134,7 +135,7 @@ def judge(deliveries: Iterable[bytes], stored: set[str]) -> dict[str, Any]:
 
 
 def _token(state: Path) -> str:
-    with sqlite3.connect(state / DATABASE) as database:
+    with contextlib.closing(sqlite3.connect(state / DATABASE)) as database:
         return str(database.execute("SELECT token FROM origin").fetchone()[0])
 
 

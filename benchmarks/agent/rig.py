@@ -124,6 +124,7 @@ class Rig:
             "model": {"threads": 1} | model,
             "outbox": {"max_events": 10_000_000, "max_bytes": 2**32},
             "run": {"drain_timeout_s": 600.0},
+            "http": {"port": 0},
         }
         path.write_text(json.dumps(content))
         return path

@@ -11,6 +11,7 @@ The stream of random bits is Philox4x64-10 keyed by (seed, stream); only raw bit
 numpy, because those are stable between its versions and the distributions built on them are not.
 """
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -74,14 +75,19 @@ def sample(sites: Sequence[Site], *, seed: int, stream: int, members: int) -> Fa
     The first rows do not depend on K: members 1..4 of eight are the four of a draw of four, so a
     policy can add members to a frame without drawing the first ones again.
     """
-    total = width(sites)
-    u = uniform(seed, stream, members * total).reshape(members, total)
-    strength = np.repeat([s.strength for s in sites], [s.channels for s in sites])
-    kind = np.repeat([s.kind for s in sites], [s.channels for s in sites])
-    kept = u >= strength
-    factors = np.where(
-        kind == "skip",
-        1.0 + strength * (2.0 * u - 1.0),
-        np.where(kind == "activation", kept / (1.0 - strength), kept),
-    )
+    skips, strength, divisor = _columns(tuple(sites))
+    u = uniform(seed, stream, members * len(strength)).reshape(members, -1)
+    factors = np.where(skips, 1.0 + strength * (2.0 * u - 1.0), (u >= strength) / divisor)
     return factors.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=16)
+def _columns(
+    sites: tuple[Site, ...],
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Lay out the laws by channel: is it a skip's, its strength, what a kept one is divided by."""
+    channels = [site.channels for site in sites]
+    skips = np.repeat([site.kind == "skip" for site in sites], channels)
+    strength = np.repeat([site.strength for site in sites], channels)
+    activations = np.repeat([site.kind == "activation" for site in sites], channels)
+    return skips, strength, np.where(activations, 1.0 - strength, 1.0)

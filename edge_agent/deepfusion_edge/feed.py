@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from deepfusion_edge.bundle.manifest import Preprocess
+from deepfusion_edge.erosion import Factors
 from deepfusion_edge.errors import DeepFusionError
 from deepfusion_edge.image import GraphImage, Pixels
-from deepfusion_edge.report.payload import Connection, SourceState
+from deepfusion_edge.report.payload import Connection, Draw, SourceState
 from deepfusion_edge.source.base import Frame, Source
 
 TEND_S = 0.02
@@ -25,17 +25,19 @@ class Prepared(NamedTuple):
 
     Attributes:
         pixels: RGB uint8 [H, W, 3], or why there are none.
-        image: what the graph of the line that was current takes, or why these pixels do not fit
-            it; None if there are no pixels.
-        prepare_ms: what decoding and resizing took.
-        wanted: how that line's manifest describes what it takes.
+        prepare_ms: what decoding, resizing and drawing took.
+        image: what the graph takes, or why these pixels do not fit it; None if there are no pixels.
+        draw, factors: of the members that may judge it; None if there is no image.
+        setting: for which of the judge's settings; another one has to prepare it anew.
     """
 
     frame: Frame
     pixels: Pixels | DeepFusionError
-    image: GraphImage | DeepFusionError | None
     prepare_ms: float
-    wanted: Preprocess | None = None
+    image: GraphImage | DeepFusionError | None = None
+    draw: Draw | None = None
+    factors: Factors | None = None
+    setting: object = None
 
 
 class Feed:

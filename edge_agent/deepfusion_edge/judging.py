@@ -149,11 +149,10 @@ class Judge:
         self._levels.clear()
 
     def prepare(self, frame: Frame) -> Prepared:
-        """Decode and resize one frame for the line that judges now; raises nothing."""
+        """Decode and resize a frame and draw its factors, for what judges now; raises nothing."""
         begun = time.perf_counter()
-        pixels, wanted = _pixels(frame), self._setting.line.manifest.preprocess
-        image = None if isinstance(pixels, DeepFusionError) else _fitted(pixels, wanted)
-        return Prepared(frame, pixels, image, 1000 * (time.perf_counter() - begun), wanted)
+        prepared = self._prepared(frame, _pixels(frame), self._setting)
+        return prepared._replace(prepare_ms=1000 * (time.perf_counter() - begun))
 
     def take(self, prepared: Prepared) -> None:
         """Judge one frame and put what there is to say into the outbox.
@@ -170,18 +169,20 @@ class Judge:
             captured_s=frame.captured_s,
         )
         self._inferred_ms = 0.0
-        if isinstance(prepared.pixels, DeepFusionError):
-            self._fail(prepared, "unreadable", prepared.pixels, subject, begun)
+        pixels = prepared.pixels
+        if isinstance(pixels, DeepFusionError):
+            self._fail(prepared, "unreadable", pixels, subject, begun)
             return
-        image, wanted = prepared.image, setting.line.manifest.preprocess
-        if image is None or prepared.wanted != wanted:
-            image = _fitted(prepared.pixels, wanted)  # the bundle was replaced meanwhile
+        if prepared.setting is not setting:  # it was replaced meanwhile
+            again = self._prepared(frame, pixels, setting)
+            prepared = again._replace(prepare_ms=prepared.prepare_ms)
+        image, draw, factors = prepared.image, prepared.draw, prepared.factors
         if isinstance(image, DeepFusionError):
             self._fail(prepared, "unreadable", image, subject, begun)
             return
-        draw = self._draw(frame)
+        assert image is not None and draw is not None and factors is not None  # noqa: S101, PT018 - see _prepared
         try:
-            seen = self._look(setting, image, self._factors(setting, draw), frame.source)
+            seen = self._look(setting, image, factors, frame.source)
         except ModelError as error:
             # Fail safe: no verdict is a rejection, and one odd frame must not stop the line.
             self._fail(prepared, "model", error, subject, begun)
@@ -216,9 +217,7 @@ class Judge:
         log.info("%s %s/%s: %s", verdict.state, frame.source, frame.name, says)
         if verdict.state != "accept":
             self.alert(verdict.state, says, subject=subject, about=event)
-        self._observer.judged(
-            Judged(frame, prepared.pixels, verdict, class_name, None, event, timing)
-        )
+        self._observer.judged(Judged(frame, pixels, verdict, class_name, None, event, timing))
         self._follow(setting, seen, subject)
 
     def alert(
@@ -291,6 +290,16 @@ class Judge:
             total_ms=prepared.prepare_ms + 1000 * (time.perf_counter() - begun),
             age_ms=1000 * (self._now() - prepared.frame.captured_s),
         )
+
+    def _prepared(
+        self, frame: Frame, pixels: Pixels | DeepFusionError, setting: Setting
+    ) -> Prepared:
+        if isinstance(pixels, DeepFusionError):
+            return Prepared(frame, pixels, 0.0, setting=setting)
+        image = _fitted(pixels, setting.line.manifest.preprocess)
+        draw = self._draw(frame)
+        factors = self._factors(setting, draw)
+        return Prepared(frame, pixels, 0.0, image, draw, factors, setting)
 
     def _draw(self, frame: Frame) -> payload.Draw:
         if self._seed is None:

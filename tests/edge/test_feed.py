@@ -35,7 +35,7 @@ def frame(source, n, *, captured_s=0.0):
 
 
 def prepare(frame):
-    return Prepared(frame, frame.content, None, 0.0)
+    return Prepared(frame, frame.content, 0.0)
 
 
 @pytest.fixture

@@ -199,7 +199,7 @@ def test_a_camera_that_hangs_stalls_nobody(make, tmp_path):
         (tmp_path / f"{n:02}.png").write_bytes(b"x")
     hung = make("opens-and-hangs", read_timeout_s=600.0, back_pressure="drop-oldest")
     folder = Folder(FolderSource(name="folder", path=str(tmp_path)))
-    feed = Feed([hung, folder], lambda frame: Prepared(frame, frame.content, None, 0.0))
+    feed = Feed([hung, folder], lambda frame: Prepared(frame, frame.content, 0.0))
     finish = threading.Event()
     feeder = threading.Thread(target=feed.run, args=(finish,))
     feeder.start()

@@ -100,7 +100,7 @@ def test_after_the_end_nothing_is_taken_and_what_waited_is_counted(images):
 
 
 def test_the_feeder_wakes_at_once(images):
-    feed = Feed([images], lambda frame: Prepared(frame, frame.content, None, 0.0))
+    feed = Feed([images], lambda frame: Prepared(frame, frame.content, 0.0))
     finish = threading.Event()
     feeder = threading.Thread(target=feed.run, args=(finish,))
     feeder.start()

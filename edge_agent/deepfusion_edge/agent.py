@@ -1,7 +1,7 @@
 """The loop: frame -> factors -> graph -> verdict -> outbox; the only file that starts threads.
 
-Four threads: one judges (the caller's), one feeds it with prepared frames, one publishes, and one
-watches that the judging one moves; a fifth serves the status page, if there is to be one. They
+Up to six threads: one judges (the caller's), one feeds it with prepared frames, one publishes, one
+carries commands out, one serves the status page, and one watches that the judging one moves. They
 share the outbox, the control and the observers.
 """
 
@@ -10,15 +10,21 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
+from deepfusion_edge.bundle.history import newest_first
+from deepfusion_edge.commands import start
+from deepfusion_edge.commands.desk import Desk
+from deepfusion_edge.commands.ledger import read_ledger
+from deepfusion_edge.commands.window import Window
 from deepfusion_edge.config import AgentConfig
 from deepfusion_edge.control import Control
 from deepfusion_edge.errors import (
     DeepFusionError,
     InputError,
     RestartError,
+    StorageError,
     StuckError,
     UnreachableError,
 )
@@ -27,9 +33,10 @@ from deepfusion_edge.health.seeing import Lately, Living, Seeing
 from deepfusion_edge.health.sensors import read_device
 from deepfusion_edge.health.server import serve
 from deepfusion_edge.judging import Judge, Summary, put_alert
-from deepfusion_edge.line import Line, load_line
+from deepfusion_edge.line import Line, load_line, utc_now
 from deepfusion_edge.observer import Everyone, Observer
 from deepfusion_edge.outbox import Outbox
+from deepfusion_edge.remote import Remote
 from deepfusion_edge.report import payload
 from deepfusion_edge.report.publisher import Publisher
 from deepfusion_edge.source import open_source
@@ -82,7 +89,7 @@ def run_agent(
         ttl_s=limits.ttl_s,
     ) as outbox:
         control: Control[Judge] = Control(stop)
-        agent = _Agent(config, outbox, control, observers, password=password)
+        agent = _Agent(start.chosen(config), outbox, control, observers, password=password)
         try:
             summary = agent.run(load)
         finally:
@@ -112,19 +119,23 @@ class _Agent:
         self._feed: Feed | None = None
         self._publishing: _Thread | None = None
         self._lost: set[str] = set()  # sources of which it was said
+        self._window = Window()
+        self._problem: str | None = None
+        self._desk = self._open_desk()
+        heard = [s.subscription for s in self._sources if s.subscription is not None]
         self._device = Lately(read_device, age_s=DEVICE_AGE_S)
         self._publisher = Publisher(
             config.mqtt,
             outbox,
             self._tell_state,
             password=password,
-            subscriptions=[s.subscription for s in self._sources if s.subscription is not None],
+            subscriptions=[*heard, *(self._desk.subscriptions if self._desk else ())],
         )
         self._seeing: Seeing | None = None
         if config.http is not None:
             self._seeing = Seeing(self._living(), config.http, stuck_s=config.model.watchdog_s / 2)
             observers = (*observers, *self._seeing.observers)
-        self._observer = Everyone(observers)
+        self._observer = Everyone((*observers, self._window))
 
     def run(self, load: Callable[[AgentConfig], Line]) -> Summary:
         """Run; see :func:`run_agent`."""
@@ -134,6 +145,8 @@ class _Agent:
         if outbox.moved_aside is not None:
             lost = f"corrupt outbox moved to {outbox.moved_aside}, its events are lost"
             self._alert("outbox", lost)
+        if self._problem is not None:
+            self._alert("commands", self._problem)
 
         def publish(drain_timeout_s: float) -> "_Thread":
             def work(finish: threading.Event) -> None:
@@ -146,16 +159,23 @@ class _Agent:
                 threads.enter_context(_Thread("http", self._serve, self._control.stop))
             threads.enter_context(_Thread("watch", self._watch, self._control.stop))
             try:
-                judge = self._begin(load)
+                judge = start.begin(
+                    self._config,
+                    lambda: self._begin(load),
+                    now=utc_now(),
+                    told=lambda why: self._alert("bundle", why),
+                )
             except DeepFusionError as error:
                 self._watchdog.rest()
                 self._alert("bundle", str(error))
                 with publish(min(timeout_s, ALERT_TIMEOUT_S)):
                     raise
-            with publish(timeout_s) as self._publishing:
+            with publish(timeout_s) as self._publishing, self._commands():
                 self._loop(judge)
                 notify("STOPPING=1")
                 self._watchdog.rest()
+                self._control.close()  # nobody waits for a loop that has ended
+            start.end(self._config)
         kept = outbox.kept
         if kept and not self._control.stop.is_set():
             raise _undelivered(publisher, kept, timeout_s)
@@ -177,6 +197,26 @@ class _Agent:
         self._feed = Feed(self._sources, judge.prepare, changed=self._source_changed)
         notify("READY=1")
         return judge
+
+    def _open_desk(self) -> Desk | None:
+        """Take commands if a key may give them; without it only end what was begun."""
+        try:
+            if (
+                not self._config.commands.keys
+                and not read_ledger(Path(self._config.state_dir)).pending
+            ):
+                return None
+            remote = Remote(self._config, self._control)
+            return Desk(self._config, self._outbox, remote, self._window)
+        except StorageError as error:
+            # Inspection goes on without commands; a person has to look at the ledger.
+            self._problem = str(error)
+            return None
+
+    def _commands(self) -> AbstractContextManager[object]:
+        if self._desk is None:
+            return nullcontext()
+        return _Thread("commands", self._desk.run, self._control.stop)
 
     def _loop(self, judge: Judge) -> None:
         feed, stop = self._feed, self._control.stop
@@ -242,6 +282,7 @@ class _Agent:
             unfed_s=lambda: self._feed.unfed_s if self._feed else 0.0,
             broker=lambda: None if publisher.connected else publisher.reason,
             store=self._outbox.check,
+            history=lambda: newest_first(Path(self._config.state_dir)),
         )
 
     def _serve(self, finish: threading.Event) -> None:

@@ -253,8 +253,9 @@ def _status(options: argparse.Namespace) -> int:
 
 def _rollback(options: argparse.Namespace) -> int:
     from deepfusion_edge.bundle.store import roll_back
+    from deepfusion_edge.line import utc_now
 
-    installed = roll_back(options.state)
+    installed = roll_back(options.state, now=utc_now())
     _say(options, _words(installed.manifest) | {"digest": installed.bundle_hash}, "rolled back")
     return 0
 

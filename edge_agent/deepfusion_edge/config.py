@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from deepfusion_edge.config_commands import Commands, Updates
 from deepfusion_edge.config_source import (
     CameraSource,
     FolderSource,
@@ -201,6 +202,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     model: Model = Model()
     outbox: OutboxLimits = OutboxLimits()
     run: Run = Run()
+    commands: Commands = Commands()
+    updates: Updates = Updates()
     http: Http | None = None
 
 
@@ -257,6 +260,11 @@ def _check(config: AgentConfig) -> None:
         names.add(source.name)
         check_source(f"sources[{at}]", source)
     paths = {"state_dir": config.state_dir, "mqtt.password_file": mqtt.password_file}
+    paths |= {
+        "commands.snapshot_dir": config.commands.snapshot_dir,
+        "updates.ca_file": config.updates.ca_file,
+    }
+    paths |= {f"commands.keys[{at}].file": key.file for at, key in enumerate(config.commands.keys)}
     if mqtt.tls is not None:
         paths |= {f"mqtt.tls.{f}": getattr(mqtt.tls, f) for f in Tls.__struct_fields__}
     for field, path in paths.items():
@@ -300,4 +308,10 @@ def _resolve(config: AgentConfig, folder: Path) -> AgentConfig:
         state_dir=str(folder / config.state_dir),
         sources=tuple(resolve_source(section, folder) for section in config.sources),
         mqtt=mqtt,
+        commands=replace(
+            config.commands,
+            keys=tuple(replace(k, file=str(folder / k.file)) for k in config.commands.keys),
+            snapshot_dir=absolute(config.commands.snapshot_dir),
+        ),
+        updates=replace(config.updates, ca_file=absolute(config.updates.ca_file)),
     )

@@ -169,3 +169,10 @@ def thumbnail(pixels: Pixels, side: int) -> bytes:
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=80)
     return stream.getvalue()
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """Spell uint8 [H, W, 3] RGB as PNG, without loss."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

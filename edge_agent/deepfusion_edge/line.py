@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from deepfusion_edge.bundle.installed import Installed
 from deepfusion_edge.bundle.manifest import Manifest
 from deepfusion_edge.config import AgentConfig
 from deepfusion_edge.errors import ModelError
@@ -38,10 +39,20 @@ def load_line(config: AgentConfig) -> Line:
             on the CPU although the configuration requires a GPU.
     """
     from deepfusion_edge.bundle.store import load_current
+
+    return open_line(load_current(Path(config.state_dir), now=utc_now()), config)
+
+
+def open_line(installed: Installed, config: AgentConfig) -> Line:
+    """Load a verified bundle into the configured runtime.
+
+    Raises:
+        TrustError, InputError: it was changed on the disk meanwhile.
+        ModelError: as for :func:`load_line`.
+    """
     from deepfusion_edge.runtime.choice import open_session, span_of
     from deepfusion_edge.runtime.engine_cache import ENGINES
 
-    installed = load_current(Path(config.state_dir), now=utc_now())
     chosen = config.model
     opened = open_session(
         installed,

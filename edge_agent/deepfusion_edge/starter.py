@@ -126,21 +126,24 @@ def _fields(
             yield f"#{field.name} = {_default(field)}"
     for field, inner in below:
         given = values.get(field.name, {})
-        if len(inner) > 1:
-            yield from _kinds(field.name, inner, given)
+        if len(inner) > 1 or _is_list(field.type):
+            yield from _kinds((*path, field.name), inner, given)
         else:
             here = "" if not off and (field.default is not None or field.name in _ON) else "#"
             yield from _table(inner[0], f"[{'.'.join((*path, field.name))}]", here)
             yield from _fields(inner[0], (*path, field.name), values=given, off=here)
 
 
-def _kinds(name: str, structs: list[type[Struct]], values: Mapping[str, Any]) -> Iterator[str]:
-    """Write one entry of a list for each kind; the first one stands there."""
+def _kinds(
+    path: tuple[str, ...], structs: list[type[Struct]], values: Mapping[str, Any]
+) -> Iterator[str]:
+    """Write one entry of a list for each kind; the first one stands there if it has values."""
     for at, struct in enumerate(structs):
-        off = "#" * (at > 0)
-        yield from _table(struct, f"[[{name}]]", off)
-        yield f'{off}kind = "{struct.__struct_config__.tag}"'
-        yield from _fields(struct, (name,), values={} if at else values, off=off)
+        off = "#" * (at > 0 or not values)
+        yield from _table(struct, f"[[{'.'.join(path)}]]", off)
+        if struct.__struct_config__.tag is not None:
+            yield f'{off}kind = "{struct.__struct_config__.tag}"'
+        yield from _fields(struct, path, values={} if at else values, off=off)
 
 
 def _table(struct: type[Struct], head: str, off: str) -> Iterator[str]:
@@ -161,6 +164,11 @@ def _structs(annotation: object) -> list[type[Struct]]:
     if isinstance(annotation, type) and issubclass(annotation, Struct):
         return [annotation]
     return [found for part in typing.get_args(annotation) for found in _structs(part)]
+
+
+def _is_list(annotation: object) -> bool:
+    kind = typing.get_origin(annotation)
+    return kind is tuple or (kind is typing.Annotated and _is_list(typing.get_args(annotation)[0]))
 
 
 def _choices(annotation: object) -> list[Any]:

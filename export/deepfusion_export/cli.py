@@ -255,7 +255,7 @@ def _keygen(options: argparse.Namespace) -> int:
 
 
 def _bundle(options: argparse.Namespace) -> int:
-    from deepfusion_export.sign import read_private_keys, readable_by_others
+    from deepfusion_edge.bundle.signing import read_private_keys, readable_by_others
 
     out: Path = options.out
     if out.is_dir():

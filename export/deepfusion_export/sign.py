@@ -1,23 +1,12 @@
 """Key files: ``PREFIX.pem`` signs and stays secret (mode 0600), ``PREFIX.pub`` goes to devices."""
 
 import os
-import stat
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from deepfusion_edge.bundle.envelope import (
-    MAX_KEY_BYTES,
-    generate,
-    load_private_key,
-    private_pem,
-    public_pem,
-)
-from deepfusion_edge.bundle.files import reading, sync_directory, write_synced, writing
-from deepfusion_edge.errors import TrustError, UsageError
+from deepfusion_edge.bundle.envelope import generate, private_pem, public_pem
+from deepfusion_edge.bundle.files import sync_directory, write_synced, writing
+from deepfusion_edge.errors import UsageError
 
 
 def key_paths(prefix: Path) -> tuple[Path, Path]:
@@ -64,31 +53,3 @@ def _create(path: Path, content: bytes, mode: int) -> None:
 
 def _exists(path: Path) -> UsageError:
     return UsageError(f"{path} exists", "choose another --out; a key is never replaced")
-
-
-def read_private_keys(paths: Sequence[Path]) -> list[Ed25519PrivateKey]:
-    """Read private key files.
-
-    Raises:
-        InputError: a file cannot be read.
-        TrustError: a file is not an unencrypted Ed25519 private key in PEM form.
-    """
-    keys = []
-    for path in paths:
-        with reading(path), path.open("rb") as stream:
-            data = stream.read(MAX_KEY_BYTES + 1)
-        try:
-            keys.append(load_private_key(data))
-        except TrustError as error:
-            raise TrustError(f"{path}: {error.what}", error.remedy) from error
-    return keys
-
-
-def readable_by_others(paths: Sequence[Path]) -> list[Path]:
-    """List the key files that more people than their owner may read."""
-    found = []
-    for path in paths:
-        with suppress(OSError):
-            if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                found.append(path)
-    return found

@@ -38,7 +38,7 @@ def running(state) -> int:
 
 
 def leftovers(state) -> list[str]:
-    known = {"bundles", "current", "previous", "trust", "highest.json", "lock"}
+    known = {"bundles", "current", "previous", "trust", "highest.json", "history.json", "lock"}
     return [path.name for path in state.iterdir() if path.name not in known]
 
 

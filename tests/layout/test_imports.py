@@ -23,8 +23,13 @@ CODE = {
 PURE = (
     "bundle/envelope.py",
     "bundle/manifest.py",
+    "bundle/probation.py",
     "bundle/verify.py",
+    "commands/gate.py",
+    "commands/message.py",
+    "commands/status.py",
     "config.py",
+    "config_commands.py",
     "config_source.py",
     "erosion.py",
     "errors.py",

@@ -1,4 +1,6 @@
-"""Who vouches for a manifest: a DSSE v1 envelope with Ed25519 signatures. Pure.
+"""Who vouches for a manifest or a command: a DSSE v1 envelope with Ed25519 signatures. Pure.
+
+The signature covers the kind of the payload too: what was signed as one kind is none of another.
 
 The envelope has one spelling: sorted keys, no blanks, padded standard base64, signatures in the
 order of their key ids. Every signature in it must be of a trusted key and right, so that there is
@@ -9,7 +11,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -19,11 +21,37 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from deepfusion_edge.bundle.manifest import MALFORMED, MAX_MANIFEST_BYTES, PAYLOAD_TYPE, canonical
 from deepfusion_edge.errors import TrustError, UsageError
 
+PublicKey = Ed25519PublicKey
+PrivateKey = Ed25519PrivateKey
+"""For those who only hand keys on."""
+
 MAX_ENVELOPE_BYTES = 2 * MAX_MANIFEST_BYTES
 MAX_SIGNATURES = 16
 MAX_KEY_BYTES = 16_384
 
-_NOT_AS_SIGNED = "fetch the bundle again from where it was made"
+
+class Kind(NamedTuple):
+    """What an envelope may hold.
+
+    Attributes:
+        type: DSSE's payload type.
+        name: of the envelope, in error texts.
+        max_bytes: of the envelope.
+        remedy: what to do about one that is refused.
+    """
+
+    type: str
+    name: str
+    max_bytes: int
+    remedy: str
+
+
+BUNDLE = Kind(
+    PAYLOAD_TYPE,
+    "manifest.sig",
+    MAX_ENVELOPE_BYTES,
+    "fetch the bundle again from where it was made",
+)
 
 
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,8 +149,8 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def seal(manifest_bytes: bytes, private_keys: Sequence[Ed25519PrivateKey]) -> bytes:
-    """Sign a manifest with every key given and spell the envelope, ``manifest.sig``.
+def seal(payload: bytes, private_keys: Sequence[Ed25519PrivateKey], kind: Kind = BUNDLE) -> bytes:
+    """Sign a manifest, or a payload of another kind, with every key given; spell the envelope.
 
     Raises:
         UsageError: no key, a key twice, or more than 16 keys.
@@ -133,11 +161,11 @@ def seal(manifest_bytes: bytes, private_keys: Sequence[Ed25519PrivateKey]) -> by
             f"{len(private_keys)} signing keys, {len(by_id)} of them different",
             f"give 1 to {MAX_SIGNATURES} different keys",
         )
-    message = pae(PAYLOAD_TYPE, manifest_bytes)
+    message = pae(kind.type, payload)
     signatures = tuple(
         Signature(keyid=name, sig=_base64(by_id[name].sign(message))) for name in sorted(by_id)
     )
-    return canonical(Envelope(_base64(manifest_bytes), PAYLOAD_TYPE, signatures))
+    return canonical(Envelope(_base64(payload), kind.type, signatures))
 
 
 def open_envelope(
@@ -164,28 +192,10 @@ def open_envelope(
             f"{threshold} signatures are asked of {len(trusted)} trusted keys",
             "set the threshold to between 1 and the number of trusted keys",
         )
-    envelope = _parse(envelope_bytes)
-    if envelope.payload_type != PAYLOAD_TYPE:
-        raise TrustError(f"envelope is of type {envelope.payload_type!a}", _NOT_AS_SIGNED)
-    if _unbase64(envelope.payload) != manifest_bytes:
-        raise TrustError("the signed manifest differs from manifest.json", _NOT_AS_SIGNED)
-    names = [signature.keyid for signature in envelope.signatures]
-    if names != sorted(set(names)):
-        raise TrustError("signatures are not in the order of their key ids", _NOT_AS_SIGNED)
-    message = pae(PAYLOAD_TYPE, manifest_bytes)
-    for signature in envelope.signatures:
-        key = trusted.get(signature.keyid)
-        if key is None:
-            raise TrustError(
-                f"signed by key {signature.keyid}, trusted here: {', '.join(sorted(trusted))}",
-                "use a bundle of your own publisher, or trust the public key that belongs to it",
-            )
-        try:
-            key.verify(_unbase64(signature.sig), message)
-        except InvalidSignature as error:
-            raise TrustError(
-                f"the signature of key {signature.keyid} is wrong", _NOT_AS_SIGNED
-            ) from error
+    envelope = _parse(envelope_bytes, BUNDLE)
+    if _unbase64(envelope.payload, BUNDLE) != manifest_bytes:
+        raise TrustError("the signed manifest differs from manifest.json", BUNDLE.remedy)
+    names = _check_signatures(envelope, trusted, BUNDLE)
     if len(names) < threshold:
         raise TrustError(
             f"{len(names)} trusted signatures, {threshold} are needed",
@@ -193,18 +203,57 @@ def open_envelope(
         )
 
 
-def _parse(data: bytes) -> Envelope:
-    if len(data) > MAX_ENVELOPE_BYTES:
+def unseal(
+    envelope_bytes: bytes, trusted: Mapping[str, Ed25519PublicKey], kind: Kind
+) -> tuple[bytes, list[str]]:
+    """Return the payload of an envelope and the ids of the trusted keys that signed it, all right.
+
+    Raises:
+        TrustError: the envelope is too large, malformed, not canonical or of another kind; it has a
+            signature of an unknown key, or a wrong one.
+    """
+    envelope = _parse(envelope_bytes, kind)
+    names = _check_signatures(envelope, trusted, kind)
+    return _unbase64(envelope.payload, kind), names
+
+
+def _check_signatures(
+    envelope: Envelope, trusted: Mapping[str, Ed25519PublicKey], kind: Kind
+) -> list[str]:
+    names = [signature.keyid for signature in envelope.signatures]
+    if names != sorted(set(names)):
+        raise TrustError("signatures are not in the order of their key ids", kind.remedy)
+    message = pae(kind.type, _unbase64(envelope.payload, kind))
+    for signature in envelope.signatures:
+        key = trusted.get(signature.keyid)
+        if key is None:
+            raise TrustError(
+                f"signed by key {signature.keyid}, trusted here: {', '.join(sorted(trusted))}",
+                "use what your own publisher signed, or trust the public key that belongs to it",
+            )
+        try:
+            key.verify(_unbase64(signature.sig, kind), message)
+        except InvalidSignature as error:
+            raise TrustError(
+                f"the signature of key {signature.keyid} is wrong", kind.remedy
+            ) from error
+    return names
+
+
+def _parse(data: bytes, kind: Kind) -> Envelope:
+    if len(data) > kind.max_bytes:
         raise TrustError(
-            f"manifest.sig has {len(data)} bytes, at most {MAX_ENVELOPE_BYTES} are read",
-            _NOT_AS_SIGNED,
+            f"{kind.name} has {len(data)} bytes, at most {kind.max_bytes} are read", kind.remedy
         )
     try:
         envelope = msgspec.json.decode(data, type=Envelope)
+        respelled = canonical(envelope)
     except MALFORMED as error:
-        raise TrustError(f"manifest.sig is not a DSSE envelope: {error}", _NOT_AS_SIGNED) from error
-    if canonical(envelope) != data:
-        raise TrustError("manifest.sig is not in canonical form", _NOT_AS_SIGNED)
+        raise TrustError(f"{kind.name} is not a DSSE envelope: {error}", kind.remedy) from error
+    if respelled != data:
+        raise TrustError(f"{kind.name} is not in canonical form", kind.remedy)
+    if envelope.payload_type != kind.type:
+        raise TrustError(f"envelope is of type {envelope.payload_type!a}", kind.remedy)
     return envelope
 
 
@@ -212,12 +261,12 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _unbase64(text: str) -> bytes:
+def _unbase64(text: str, kind: Kind) -> bytes:
     """Decode base64 in its one canonical spelling (otherwise the last digit could vary)."""
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise TrustError("manifest.sig holds text that is not base64", _NOT_AS_SIGNED) from error
+        raise TrustError(f"{kind.name} holds text that is not base64", kind.remedy) from error
     if _base64(data) != text:
-        raise TrustError("manifest.sig holds base64 that is not canonical", _NOT_AS_SIGNED)
+        raise TrustError(f"{kind.name} holds base64 that is not canonical", kind.remedy)
     return data

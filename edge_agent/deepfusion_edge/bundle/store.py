@@ -4,54 +4,69 @@ Layout of the state directory (one per product line)::
 
     bundles/<first 16 hex digits of the manifest's SHA-256>/   the members as plain files
     current, previous    symbolic links to one of these
+    probation.json       which bundle is on probation, and which one to return to
     trust/               the pinned public keys and how many must sign
     highest.json         id and highest sequence ever installed
+    history.json         what was installed, when, and how it ended
     lock                 held while something changes
 
 A power cut at any point leaves ``current`` as it was or as it will be, never half; what an
-interrupted installation left behind is removed by the next one.
+interrupted installation left behind is removed by the next one. On probation ``current`` is the
+new bundle and ``previous`` is untouched: it changes only when the new bundle is kept.
 """
 
-import fcntl
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
-
 from deepfusion_edge.bundle.container import open_bundle
-from deepfusion_edge.bundle.files import (
-    reading,
-    replace_file,
-    replace_link,
-    sync_directory,
-    write_synced,
-    writing,
-)
+from deepfusion_edge.bundle.files import replace_link, sync_directory, write_synced, writing
 from deepfusion_edge.bundle.installed import Installed, read_installed
-from deepfusion_edge.bundle.manifest import MALFORMED, MANIFEST, SIGNATURE, Manifest, canonical
+from deepfusion_edge.bundle.layout import (
+    BUNDLES,
+    CURRENT,
+    PREVIOUS,
+    STAGING,
+    Highest,
+    Hook,
+    locked,
+    name_of,
+    no_hook,
+    note_bundle,
+    read_bundle,
+    read_highest,
+    read_probation,
+    record_highest,
+    save_probation,
+    sweep,
+    target_of,
+)
+from deepfusion_edge.bundle.manifest import MANIFEST, SIGNATURE, Manifest
 from deepfusion_edge.bundle.onnx_check import check_onnx
+from deepfusion_edge.bundle.probation import Baseline, Record
+from deepfusion_edge.bundle.proving import fall_back
 from deepfusion_edge.bundle.trial import DEFAULT_LIMITS, Limits, try_model
 from deepfusion_edge.bundle.trust import Policy, choose_policy, pin_policy, read_keys
 from deepfusion_edge.bundle.verify import trust
-from deepfusion_edge.errors import InputError, StorageError, TrustError
+from deepfusion_edge.errors import InputError, UsageError
 
-STEPS = ("staged", "probed", "pinned", "published", "previous", "current", "recorded", "swept")
+STEPS = (
+    "staged",
+    "probed",
+    "pinned",
+    "published",
+    "proven",
+    "probation",
+    "previous",
+    "current",
+    "recorded",
+    "swept",
+)
 """The steps of an installation, as ``hook`` hears of them."""
-
-_BUNDLES, _CURRENT, _PREVIOUS, _HIGHEST = "bundles", "current", "previous", "highest.json"
-_STAGING = "staging-"
-
-
-class Highest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The line this device follows and the highest sequence it ever installed."""
-
-    id: str
-    sequence: int
+_TO_WAIT = "wait for the end of the probation, or roll back"
 
 
 def install(
@@ -63,7 +78,9 @@ def install(
     now: str,
     probe: bool = True,
     limits: Limits = DEFAULT_LIMITS,
-    hook: Callable[[str], None] = lambda _step: None,
+    prove: Callable[[Installed], None] | None = None,
+    probation: Baseline | None = None,
+    hook: Hook = no_hook,
 ) -> Installed:
     """Verify a bundle, try its model, and make it the current one.
 
@@ -77,6 +94,10 @@ def install(
         now: UTC, as ``2026-01-31T12:00:00Z``.
         probe: run the golden probe in a subprocess first; only tests leave it out.
         limits: memory and time of the probe.
+        prove: called with the bundle in its final place, before any link points there; what it
+            raises ends the installation, and the old bundle stays.
+        probation: how the bundle before did: the new one is then on probation until ``keep`` or
+            ``fall_back``. None: it is kept at once, and so is one that was on probation replaced.
         hook: called after each of ``STEPS``.
 
     Raises:
@@ -84,13 +105,17 @@ def install(
         TrustError: a key, a signature, a hash, or a rule of ``verify``.
         ModelError: the model breaks a rule of ``onnx_check``, or fails its probe.
         StorageError: the state directory cannot be written, or another installation runs.
+        UsageError: a second bundle for a probation.
     """
     given = read_keys(keys)
-    with _locked(state):
-        _sweep(state)
+    with locked(state):
+        sweep(state)
+        trial = read_probation(state)
+        if trial is not None and probation is not None:
+            raise UsageError(f"bundle {trial.candidate} is still on probation", _TO_WAIT)
         policy = choose_policy(state, given, threshold)
         with _staging(state) as staging:
-            manifest = _stage(bundle, staging, policy, now, _highest(state))
+            manifest = _stage(bundle, staging, policy, now, read_highest(state))
             hook("staged")
             if probe:
                 try_model(staging, limits)
@@ -99,16 +124,32 @@ def install(
             hook("pinned")
             name = _publish(staging, state)
             hook("published")
-        if (state / _CURRENT).is_symlink():
-            replace_link(state / _PREVIOUS, _target(state / _CURRENT))
+        installed = read_installed(state / BUNDLES / name, policy)
+        if prove is not None:
+            try:
+                prove(installed)
+            except BaseException:
+                sweep(state)
+                raise
+        hook("proven")
+        before = name_of(state / CURRENT) if trial is None else trial.fallback
+        if probation is not None and before is not None:
+            trial = Record(candidate=name, fallback=before, begun=now, baseline=probation)
+            save_probation(state, trial)
+        else:
+            trial = None
+        hook("probation")
+        if trial is None and before is not None:
+            replace_link(state / PREVIOUS, f"{BUNDLES}/{before}")
         hook("previous")
-        replace_link(state / _CURRENT, f"{_BUNDLES}/{name}")
+        replace_link(state / CURRENT, f"{BUNDLES}/{name}")
         hook("current")
-        _record(state, Highest(manifest.id, manifest.sequence))
+        record_highest(state, Highest(manifest.id, manifest.sequence))
+        note_bundle(state, installed, now, "installed" if trial is None else "on probation")
         hook("recorded")
-        _sweep(state)
+        sweep(state)
         hook("swept")
-        return read_installed(state / _BUNDLES / name, policy)
+        return installed
 
 
 def verify(
@@ -136,7 +177,7 @@ def verify(
         DeepFusionError: as for ``install``.
     """
     policy = choose_policy(state, read_keys(keys), threshold)
-    highest = None if state is None else _highest(state)
+    highest = None if state is None else read_highest(state)
     with _staging(Path(tempfile.gettempdir())) as staging:
         manifest = _stage(bundle, staging, policy, now, highest)
         if probe:
@@ -159,38 +200,60 @@ def load_current(
         InputError: no bundle is installed.
         TrustError: the bundle was changed on the disk, or has expired.
     """
-    current = state / _CURRENT
+    current = state / CURRENT
     if not current.is_symlink():
         raise InputError(f"no bundle installed in {state}", "run 'deepfusion-agent install' first")
     policy = choose_policy(state, read_keys(keys), threshold)
-    return read_installed(state / _target(current), policy, now=now)
+    return read_installed(state / target_of(current), policy, now=now)
 
 
-def roll_back(state: Path) -> Installed:
+def read_previous(state: Path) -> Installed:
+    """Return the bundle that ``roll_back`` would return to.
+
+    Raises:
+        InputError: there is no previous bundle.
+        TrustError: it was changed on the disk.
+    """
+    trial = read_probation(state) if state.is_dir() else None
+    current = name_of(state / CURRENT)
+    target = name_of(state / PREVIOUS) if trial is None else trial.fallback
+    if current is None or target in {None, current}:
+        raise InputError(f"no previous bundle in {state}", "install the bundle you want instead")
+    return read_bundle(state, str(target))
+
+
+def roll_back(state: Path, *, now: str | None = None, why: str = "by hand") -> Installed:
     """Make the previous bundle the current one, and the current one the previous.
 
-    The highest sequence stays, so that a bundle which was rolled back is not installed again.
+    The highest sequence stays, so that a bundle which was rolled back is not installed again. A
+    probation ends with it, and what was on probation is removed.
+
+    Args:
+        state: the state directory.
+        now: UTC, for the history; None writes none.
+        why: for the history.
 
     Raises:
         InputError: there is no previous bundle.
         TrustError: the previous bundle was changed on the disk.
         StorageError: the state directory cannot be written, or an installation runs.
     """
-    current, previous = state / _CURRENT, state / _PREVIOUS
-    if not state.is_dir() or not current.is_symlink() or not previous.is_symlink():
-        raise InputError(f"no previous bundle in {state}", "install the bundle you want instead")
-    with _locked(state):
-        old, new = _target(current), _target(previous)
-        if old == new:
-            raise InputError(
-                f"no previous bundle in {state}", "install the bundle you want instead"
-            )
-        installed = read_installed(state / new, choose_policy(state, {}, None))
-        highest = _highest(state)
+    read_previous(state)
+    trial = read_probation(state)
+    if trial is not None:
+        fallen = fall_back(state, now=now or trial.begun, why=why)
+        if fallen is not None:
+            return fallen
+    with locked(state):
+        installed = read_previous(state)
+        current = name_of(state / CURRENT)
+        highest = read_highest(state)
         if highest is not None:
-            _record(state, highest)
-        replace_link(current, new)
-        replace_link(previous, old)
+            record_highest(state, highest)
+        replace_link(state / CURRENT, f"{BUNDLES}/{installed.directory.name}")
+        replace_link(state / PREVIOUS, f"{BUNDLES}/{current}")
+        if now is not None:
+            note_bundle(state, installed, now, "installed", f"rolled back {why}")
         return installed
 
 
@@ -221,7 +284,7 @@ def _stage(
 def _publish(staging: Path, state: Path) -> str:
     """Rename the staging folder to its final name; no link points there yet."""
     name = hashlib.sha256((staging / MANIFEST).read_bytes()).hexdigest()[:16]
-    bundles = state / _BUNDLES
+    bundles = state / BUNDLES
     with writing(bundles):
         bundles.mkdir(mode=0o700, exist_ok=True)
         staging.rename(bundles / name)
@@ -230,76 +293,12 @@ def _publish(staging: Path, state: Path) -> str:
     return name
 
 
-def _highest(state: Path) -> Highest | None:
-    """Return the highest sequence by record and by links, which an interruption can set apart."""
-    found: list[Highest] = []
-    if (state / _HIGHEST).exists():
-        with reading(state / _HIGHEST):
-            content = (state / _HIGHEST).read_bytes()
-        try:
-            found.append(msgspec.json.decode(content, type=Highest))
-        except MALFORMED as error:
-            raise TrustError(
-                f"{state / _HIGHEST} is damaged: {error}",
-                "restore the file, or start again with an empty state directory",
-            ) from error
-    policy = None
-    for link in (state / _CURRENT, state / _PREVIOUS):
-        if link.is_symlink():
-            policy = policy or choose_policy(state, {}, None)
-            with suppress(TrustError):  # a damaged bundle must not stop the one that repairs it
-                manifest = read_installed(state / _target(link), policy, check_files=False).manifest
-                found.append(Highest(manifest.id, manifest.sequence))
-    return max(found, key=lambda one: one.sequence, default=None)
-
-
-def _record(state: Path, highest: Highest) -> None:
-    replace_file(state / _HIGHEST, canonical(highest))
-
-
-def _target(link: Path) -> str:
-    """Read a link and accept only what this file writes: ``bundles/<16 hex digits>``."""
-    with reading(link):
-        target = str(link.readlink())
-    folder, _, name = target.partition("/")
-    if folder != _BUNDLES or len(name) != 16 or set(name) - set("0123456789abcdef"):  # noqa: PLR2004
-        raise TrustError(f"{link} points to {target!a}", "remove this link")
-    return target
-
-
-def _sweep(state: Path) -> None:
-    """Remove bundles that no link names, and what interrupted installations left."""
-    links = (state / _CURRENT, state / _PREVIOUS)
-    kept = {state / _target(link) for link in links if link.is_symlink()}
-    stale = [*state.glob(f"{_STAGING}*"), *(state / _BUNDLES).glob("*")]
-    for folder in stale:
-        if folder not in kept:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 @contextmanager
 def _staging(parent: Path) -> Iterator[Path]:
     """Give a private folder that is removed in the end, unless it was renamed."""
     with writing(parent):
-        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=parent))
+        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=parent))
     try:
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextmanager
-def _locked(state: Path) -> Iterator[None]:
-    with writing(state):
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StorageError(
-                f"another installation is changing {state}", "wait for it to end, then try again"
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)

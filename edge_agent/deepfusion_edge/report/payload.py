@@ -35,6 +35,7 @@ AlertKind = Literal[
     "runtime",
     "source",
     "watchdog",
+    "commands",
 ]
 Connection = Literal["connecting", "connected", "lost", "reconnecting", "ended"]
 

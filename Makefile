@@ -11,7 +11,7 @@ BROKER_PATH := $(PATH):/usr/local/sbin:/usr/sbin
 BUNDLE ?= demo/line.dfb
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo demo-imagenet test test-gpu bench coverage lint format types imports broker unit clean
+.PHONY: help setup demo demo-imagenet test test-gpu bench coverage lint format types imports broker parts unit clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -53,7 +53,7 @@ coverage: $(STAMP) ## docs/coverage.md: which architectures can be eroded, expor
 
 # -k: every part runs whatever the others say, and the exit code is not 0 if one of them failed.
 test: $(STAMP) ## every check and every test
-	@$(MAKE) -k --no-print-directory broker lint types imports unit
+	@$(MAKE) -k --no-print-directory broker parts lint types imports unit
 
 # What needs a GPU is left out of make test; here it fails where there is none.
 test-gpu: $(STAMP) ## the tests that need a GPU, TensorRT and PyCUDA
@@ -89,6 +89,19 @@ broker: ## the mosquitto that the MQTT tests speak to
 	fi; \
 	command -v mosquitto >/dev/null || \
 	{ echo "broker: the MQTT tests need mosquitto; install it (Debian: sudo apt-get install mosquitto; macOS: brew install mosquitto) and run make test again" >&2; exit 1; }
+
+# A browser is not installed on anybody's own machine without being asked; tests say what they miss.
+parts: ## Chromium and Prometheus, for tests that are left out without them (CI=true installs them)
+	@missing=; \
+	for name in chromium prometheus; do command -v $$name >/dev/null || missing="$$missing $$name"; done; \
+	[ -n "$$missing" ] || exit 0; \
+	as=; [ "$$(id -u)" = 0 ] || as="sudo -n"; \
+	if [ "$$CI" = true ] && command -v apt-get >/dev/null && $$as true 2>/dev/null; then \
+	  echo "parts: installing$$missing with apt-get"; \
+	  $$as apt-get update -qq >/dev/null 2>&1; \
+	  $$as apt-get install -qq -y --no-install-recommends $$missing >/dev/null 2>&1 && exit 0; \
+	fi; \
+	echo "parts: not here:$$missing; their tests are left out (Debian: apt-get install$$missing)"
 
 clean: ## remove .venv, caches and everything the demo made
 	@rm -rf .venv demo demo-imagenet bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .npm_cache

@@ -197,7 +197,7 @@ def _plain(text: str) -> str:
 
 
 def _comment(text: str) -> Iterator[str]:
-    yield from textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ")
+    yield from textwrap.wrap(text.strip(), _WIDTH, initial_indent="# ", subsequent_indent="# ")
 
 
 def _value(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The device's wheel in bare environments: no torch, no toolkit, also on Python 3.10 and 3.12."""
+"""The device's wheel in bare environments: no torch, no toolkit, on Python 3.10 to 3.13."""
 
 import json
 import os
@@ -12,7 +12,8 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
-VERSIONS = sorted({RUNNING, "3.10", "3.12"})
+VERSIONS = sorted({RUNNING, "3.10", "3.12", "3.13"})
+MOST_INSTALLED_MB = 220
 UNREACHABLE = (
     "Failed to establish a new connection",
     "Temporary failure in name resolution",
@@ -92,6 +93,37 @@ def test_every_module_imports_without_the_toolkits_packages(bare):
     assert found["strangers"] == []
     assert found["python"] in VERSIONS
     assert "deepfusion_edge.cli" in found["modules"]
+
+
+@pytest.mark.slow
+def test_with_onnx_runtime_it_fits_on_a_device(bare):
+    (site,) = bare.parent.glob("lib/python*/site-packages")
+    version = (int(part) for part in site.parent.name.removeprefix("python").split("."))
+    # On 3.10, the last ONNX Runtime brings sympy, which nothing here imports: the documents ask for
+    # pip's --no-compile there, without which it is 20 MB too much.
+    skipped = {".pyc"} if tuple(version) < (3, 11) else set()
+    files = [
+        path
+        for path in site.rglob("*")
+        if path.is_file()
+        and not path.is_symlink()
+        and path.suffix not in skipped
+        and path.relative_to(site).parts[0].split("-")[0] not in {"pip", "setuptools"}
+    ]
+    megabytes = sum(path.stat().st_size for path in files) / 1e6
+    assert 50 < megabytes <= MOST_INSTALLED_MB
+
+
+@pytest.mark.slow
+def test_init_writes_a_configuration_that_this_python_reads(bare, tmp_path):
+    done = run(bare / "deepfusion-agent", "init", tmp_path / "line", "--json")
+    assert done.returncode == 0, done.stderr
+    files = json.loads(done.stdout)["files"]
+    done = run(bare / "deepfusion-agent", "run", "--config", files[0])
+    assert done.returncode == 3, done.stderr  # nothing is installed yet, but the file was read
+    assert "no bundle installed" in done.stderr
+    unit = next(Path(path) for path in files if path.endswith(".service")).read_text()
+    assert f"ExecStart={bare / 'deepfusion-agent'} run --supervise" in unit
 
 
 @pytest.mark.slow

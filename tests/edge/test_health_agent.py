@@ -102,6 +102,7 @@ def test_the_page_follows_the_line(config):
         assert now["state"]["counters"]["kept"] == 1
         assert now["state"]["bundle"]["sequence"] == 1
         assert now["device"]["rss_bytes"] > 0
+        assert [(e["sequence"], e["result"]) for e in now["history"]] == [(1, "installed")]
         assert now["broker"]
         text = ask(config, "/metrics")[1].decode()
         assert 'deepfusion_frames_total{source="cam",verdict="accept"} 1.0' in text

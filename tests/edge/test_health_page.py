@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from deepfusion_edge.bundle.history import Entry
 from tests.edge.health_parts import NOW, Made, judged, seeing_of, served, tell
 
 EVIL = "<script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\">.png"
@@ -69,7 +70,10 @@ def browse(tmp_path_factory):
 
 def test_the_page_shows_what_happens(browse):
     made = Made()
-    made.history = [{"sequence": 7, "outcome": "committed"}, {"sequence": 6, "outcome": "replaced"}]
+    made.history = [
+        Entry("2026-06-01T00:00:00Z", "pcb", 7, "ab" * 32, "kept", "200 frames"),
+        Entry("2026-05-01T00:00:00Z", None, None, None, "refused", "signature is wrong"),
+    ]
     seeing = seeing_of(made)
     tell(seeing, *(judged(name=f"{n}.png", at=NOW - 60 * n) for n in range(5)))
     tell(seeing, judged("reject", name="bad.png"), judged("unreadable", problem="truncated"))
@@ -92,7 +96,8 @@ def test_the_page_shows_what_happens(browse):
     for part in ("connected", "Waiting", "3"):
         assert part in texts["outbox"]
     assert "ab" * 32 in texts["bundle"]
-    assert "committed" in texts["history"]
+    for part in ("kept", "200 frames", "refused", "signature is wrong", "abababababab"):
+        assert part in texts["history"]
     assert "17 ms" in texts["figures"]
     pictures = [found["src"] for found in page.all("img")]
     assert pictures
@@ -119,7 +124,7 @@ def test_a_hostile_name_is_text(browse):
     made.state = type(made.state)(agent=EVIL, state="online", reason=EVIL, device=made.state.device)
     made.broker = EVIL
     made.source = None
-    made.history = [{EVIL: EVIL}]
+    made.history = [Entry(EVIL, EVIL, 1, EVIL, EVIL, EVIL)]
     seeing = seeing_of(made)
     tell(seeing, judged("reject", name=EVIL), judged("unreadable", name=EVIL, problem=EVIL))
     for observer in seeing.observers:

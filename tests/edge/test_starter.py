@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -61,6 +62,10 @@ def test_every_default_that_is_shown_is_the_default():
 def check_section(struct, shown, *, skip=frozenset()):
     for field in msgspec.structs.fields(struct):
         inner = starter._structs(field.type)
+        if starter._is_list(field.type) and inner:
+            for entry in shown.get(field.name, []):
+                check_section(inner[0], entry)
+            continue
         if field.name in skip or (
             field.default is msgspec.NODEFAULT and (field.default_factory is msgspec.NODEFAULT)
         ):
@@ -73,6 +78,47 @@ def check_section(struct, shown, *, skip=frozenset()):
                 default = field.default_factory()
             default = list(default) if isinstance(default, tuple) else default
             assert shown[field.name] == default, (struct.__name__, field.name)
+
+
+class Key(msgspec.Struct, frozen=True):
+    """A key.
+
+    Attributes:
+        file, other: where
+            it ``is``; see :data:`Nothing`.
+    """
+
+    file: str
+    other: int = 3
+
+
+class Desk(msgspec.Struct, frozen=True):
+    """Who may ask."""
+
+    keys: tuple[Key, ...] = ()
+    most: Literal["a", "b"] | None = None
+
+
+class Whole(msgspec.Struct):
+    desk: Desk = Desk()
+
+
+def test_lists_of_sections_are_shown_but_not_there():
+    lines = list(starter._fields(Whole, (), values={}))
+    assert lines == [
+        "",
+        "# Who may ask.",
+        "[desk]",
+        '# One of: "a", "b".',
+        "#most = (not set)",
+        "",
+        "# A key.",
+        "#[[desk.keys]]",
+        "# file, other: where it is; see Nothing.",
+        "#file = (not set)",
+        "#other = 3",
+    ]
+    assert msgspec.toml.decode("\n".join(lines), type=Whole) == Whole()
 
 
 def fields_below(struct):
@@ -237,5 +283,5 @@ def test_the_unit_is_hardened(tmp_path, systemd_analyze):
         pytest.skip("this systemd-analyze is too old for --offline")
     assert done.returncode == 0, done.stdout[-300:]
     text = (tmp_path / UNIT).read_text()
-    for line in ("NoNewPrivileges=yes", "ProtectSystem=strict", "WatchdogSec=60", "Type=notify"):
+    for line in ("NoNewPrivileges=yes", "ProtectSystem=strict", "WatchdogSec=120", "Type=notify"):
         assert f"\n{line}\n" in text

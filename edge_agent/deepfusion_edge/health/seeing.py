@@ -33,7 +33,7 @@ class Living(NamedTuple):
         unfed_s: seconds since the sources were last looked at.
         broker: why there is no connection to the broker; None: there is one.
         store: writes to the outbox, or raises StorageError.
-        history: bundles that were installed, newest first, as dictionaries.
+        history: bundles that were installed, newest first, as structs or dictionaries.
     """
 
     describe: Callable[[], AgentState]

@@ -19,6 +19,7 @@ const empty = (text) => el("p", { class: "empty" }, text);
 
 function number(value, digits = 3) {
   if (value === null || value === undefined) return "–";
+  if (value !== 0 && Math.abs(value) < 1e-4) return "< 0.0001";
   return Number(value).toLocaleString("en", { maximumSignificantDigits: digits, useGrouping: true });
 }
 const count = (value) => Number(value ?? 0).toLocaleString("en");
@@ -89,10 +90,14 @@ function drawTrend(id, data, key, unit) {
   const steps = data.trend.filter((step) => step.frames > 0);
   if (!steps.length) return show(id, empty("No frame was judged yet."));
   const width = Math.max(240, byId(id).clientWidth), [height, left, bottom, top] = [176, 46, 22, 8];
-  const span_s = data.step_s * data.steps, end = Math.floor(data.time_s / data.step_s) * data.step_s;
-  const most = Math.max(...steps.map((step) => step[`${key}_max`])) || 1;
-  const x = (at) => left + (width - left) * Math.max(0, 1 - (end - at) / span_s);
-  const y = (value) => top + (height - bottom - top) * (1 - value / most);
+  const end = Math.floor(data.time_s / data.step_s) * data.step_s;
+  const minutes = Math.min((data.step_s * data.steps) / 60, Math.max(6, 2 * Math.ceil(data.uptime_s / 120)));
+  const highest = steps.map((step) => step[`${key}_max`]).sort((a, b) => a - b);
+  // One slow first frame must not flatten the rest: the highest few leave the picture at its top.
+  const usual = highest[Math.floor(0.97 * (highest.length - 1))];
+  const most = Math.max(usual, ...steps.map((step) => 1.1 * (step[key] / step.frames))) || 1;
+  const x = (at) => left + (width - left) * Math.max(0, 1 - (end - at) / (60 * minutes));
+  const y = (value) => top + (height - bottom - top) * (1 - Math.min(1, value / most));
   const mean = (step) => step[key] / step.frames;
   const runs = [];
   for (const step of steps) {
@@ -106,8 +111,8 @@ function drawTrend(id, data, key, unit) {
     picture.append(svg("line", { class: "grid", x1: left, x2: width, y1: y(share * most), y2: y(share * most) }),
       svg("text", { x: left - 6, y: y(share * most) + 4, "text-anchor": "end" }, number(share * most, 2)));
   }
-  for (const [minutes, anchor] of [[60, "start"], [30, "middle"], [0, "end"]]) {
-    picture.append(svg("text", { x: x(end - 60 * minutes), y: height - 4, "text-anchor": anchor }, minutes ? `-${minutes} min` : "now"));
+  for (const [ago, anchor] of [[minutes, "start"], [minutes / 2, "middle"], [0, "end"]]) {
+    picture.append(svg("text", { x: x(end - 60 * ago), y: height - 4, "text-anchor": anchor }, ago ? `-${ago} min` : "now"));
   }
   for (const run of runs) {
     const upper = line(run, (step) => step[`${key}_max`]), lower = line(run, mean);
@@ -199,11 +204,11 @@ function drawBundle(data) {
   if (!bundle) show("bundle", empty("No bundle judges yet."));
   else show("bundle", pairs([["Line", bundle.id], ["Sequence", String(bundle.sequence)], ["SHA-256", bundle.digest], ["Runs on", data.state.provider ?? "–"]]));
   if (!data.history.length) return show("history", empty("No bundle was changed while this agent ran."));
-  const heads = [...new Set(data.history.flatMap((entry) => Object.keys(entry)))];
-  show("history", table(heads.map((head) => head.replaceAll("_", " ")), data.history.map((entry) => heads.map((head) => {
-    const value = entry[head] ?? "–";
-    return el("td", { class: "free" }, typeof value === "object" ? JSON.stringify(value) : String(value));
-  }))));
+  const kind = { kept: "good", installed: "good", "on probation": "warn", "rolled back": "bad", refused: "bad" };
+  show("history", table(["Time", "Line", "#Sequence", "SHA-256", "Result", "Reason"], data.history.map((entry) => [
+    entry.time ? moment(entry.time) : "–", el("td", { class: "free" }, entry.id ?? "–"), entry.sequence ?? "–",
+    (entry.digest ?? "–").slice(0, 12), el("td", { class: kind[entry.result] ?? "" }, entry.result ?? "–"),
+    el("td", { class: "free" }, entry.reason || "–")])));
 }
 
 function draw(data) {

@@ -103,8 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         action="append",
         metavar="SPEC",
-        help="a .pt2 file, timm:NAME, module.path:factory or efficientnet-lite0, -lite1, -lite2;"
-        " one option for each model of the plan, in its order",
+        help="a .pt2 or .onnx file, timm:NAME, module.path:factory or efficientnet-lite0, -lite1,"
+        " -lite2; one option for each model of the plan, in its order",
     )
     bundle.add_argument("--plan", type=Path, required=True, metavar="PLAN.JSON")
     bundle.add_argument(
@@ -186,7 +186,8 @@ def build_parser() -> argparse.ArgumentParser:
         "model",
         nargs="+",
         metavar="MODEL",
-        help="an .onnx file, or SPECs as for bundle: they are exported in memory first",
+        help="SPECs as for bundle: they are exported in memory first; an .onnx file alone and"
+        " without a plan is judged as it is",
     )
     lint.add_argument(
         "--plan",
@@ -320,11 +321,7 @@ def _lint(options: argparse.Namespace) -> int:
     from deepfusion_export.lint import folded, lint, read_onnx
 
     specs: list[str] = options.model
-    if any(spec.endswith(".onnx") for spec in specs):
-        if len(specs) > 1 or options.plan is not None:
-            raise UsageError(
-                f"{specs[0]} with other models or a plan", "lint an .onnx file alone: it is a graph"
-            )
+    if len(specs) == 1 and options.plan is None and specs[0].endswith(".onnx"):
         graph = read_onnx(Path(specs[0]))
     else:
         graph = _exported(specs, options.plan)

@@ -157,7 +157,7 @@ def _of_agent(model: ModelProto, data: bytes) -> Iterator[Finding]:
     names = input_names(model)
     if names != sorted(INPUTS):
         what = f"its inputs are {', '.join(names) or 'none'}, not {', '.join(INPUTS)}"
-        remedy = "give the torch network: 'deepfusion-export bundle' makes the graph with factors"
+        remedy = "give it to 'deepfusion harden' and 'bundle' as --model: they make the graph"
         yield Finding(AGENT, True, "", what, remedy)
         yield from _of_scores(model)
         return

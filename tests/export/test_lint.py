@@ -371,11 +371,16 @@ def test_findings_for_machines_and_the_chosen_runtimes(tmp_path, capsys):
     assert out.startswith("TensorRT 11 refuses: node 'odd' (Bernoulli): the operator Bernoulli")
 
 
-def test_options_that_do_not_fit_are_usage_errors(tmp_path, files, capsys):
+def test_an_onnx_file_with_a_plan_is_a_model(tmp_path, files, capsys):
     path = tmp_path / "m.onnx"
     path.write_bytes(graph_of())
-    for words in ((path, "--plan", files.plan), (path, files.model), (path, "--runtime", "tpu")):
-        assert run(capsys, *words)[0] == 2
+    code, out, lines = run(capsys, path, "--plan", files.plan)
+    assert (code, out) == (4, "")
+    assert str(path) in lines[-1]
+
+
+def test_an_unknown_runtime_is_a_usage_error(files, capsys):
+    assert run(capsys, files.model, "--runtime", "tpu")[0] == 2
 
 
 def test_the_commands_names_are_those_of_lint():

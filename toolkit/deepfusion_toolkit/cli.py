@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-SPEC = "a .pt2 file, timm:NAME, module.path:factory, or efficientnet-lite0|1|2"
+SPEC = "a .pt2 or .onnx file, timm:NAME, module.path:factory, or efficientnet-lite0|1|2"
 DATA = "an ImageFolder, or a folder with labels.csv (file,label[,target])"
 
 

@@ -1,4 +1,4 @@
-"""SPEC -> Classifier: a ``.pt2`` file, ``timm:NAME``, ``module.path:factory`` or a zoo name."""
+"""SPEC -> Classifier: a .pt2 or .onnx file, ``timm:NAME``, ``module.path:factory``, a zoo name."""
 
 import warnings
 import zipfile
@@ -12,6 +12,7 @@ from torch import nn
 from deepfusion_edge.errors import ModelError, UsageError
 from deepfusion_toolkit.models import zoo
 from deepfusion_toolkit.models.classifier import Classifier, Normalised
+from deepfusion_toolkit.models.onnx_file import load_onnx, split_spec
 from deepfusion_toolkit.models.vision import import_vision
 from deepfusion_toolkit.report.terminal import progress
 from deepfusion_toolkit.surgery.graph import quiet
@@ -23,14 +24,18 @@ class Sized(Protocol):
     size: tuple[int, int]
 
 
-FORMS = "a .pt2 file, timm:NAME, module.path:factory, or one of " + ", ".join(zoo.NAMES)
+FORMS = (
+    "a .pt2 file, an .onnx file (with @imagenet or @MEAN/STD behind it where it takes normalised"
+    " images), timm:NAME, module.path:factory, or one of " + ", ".join(zoo.NAMES)
+)
 
 
 def load(spec: str, *, image_size: tuple[int, int] | None = None) -> Classifier:
     """Load a classifier.
 
     Args:
-        spec: see the module's line; a ``.pt2`` file takes [N, 3, H, W] in [0, 1], batch dynamic.
+        spec: see the module's line; a ``.pt2`` file takes [N, 3, H, W] in [0, 1], batch dynamic; an
+            ``.onnx`` file too, or behind it stands what it takes (``onnx_file.split_spec``).
         image_size: (height, width) for a factory whose module has no ``input_size``.
 
     Raises:
@@ -38,7 +43,8 @@ def load(spec: str, *, image_size: tuple[int, int] | None = None) -> Classifier:
         ModelError: it does not load, or is no classifier.
     """
     model = _loaded(spec, image_size)
-    model.spec = str(Path(spec).absolute()) if spec.endswith(".pt2") else spec
+    is_file = spec.endswith(".pt2") or _is_onnx(spec)
+    model.spec = str(Path(spec).absolute()) if is_file else spec
     return model
 
 
@@ -69,9 +75,15 @@ def _loaded(spec: str, image_size: tuple[int, int] | None) -> Classifier:
         return from_timm(spec.removeprefix("timm:"))
     if spec.endswith(".pt2"):
         return _from_pt2(Path(spec))
+    if _is_onnx(spec):
+        return load_onnx(*split_spec(spec))
     if ":" in spec:
         return _from_factory(spec, image_size)
     raise UsageError(f"model '{spec}' is none of the known forms", f"give {FORMS}")
+
+
+def _is_onnx(spec: str) -> bool:
+    return spec.endswith(".onnx") or ".onnx@" in spec
 
 
 def _from_pt2(path: Path) -> Classifier:

@@ -101,7 +101,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def make_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Broker]]:
-    """``make_broker(username=, password=, options=, started=True)`` -> Broker."""
+    """``make_broker(username=, password=, options=, started=True, disk=)`` -> Broker."""
     if os.environ.get("DEEPFUSION_NO_BROKER") == "1":
         pytest.skip("DEEPFUSION_NO_BROKER=1: no test that speaks MQTT runs")
     program = shutil.which(
@@ -117,9 +117,10 @@ def make_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
         password: str | None = None,
         options: str = "",
         started: bool = True,
+        disk: Path | None = None,
     ) -> Broker:
         folder = tmp_path_factory.mktemp("broker")
-        options += f"persistence true\npersistence_location {folder}/\n"
+        options += f"persistence true\npersistence_location {disk or folder}/\n"
         # mosquitto drops its rights when root starts it, and could then not read its own files.
         options += "user root\n" if os.geteuid() == 0 else ""
         if password is None:

@@ -6,6 +6,9 @@ so that with the defaults the class is the strongest colour.
 
 import contextlib
 import hashlib
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,3 +245,23 @@ def listen() -> Iterator[Callable[..., Listener]]:
 def outbox(tmp_path: Path) -> Iterator[Outbox]:
     with Outbox(tmp_path, max_events=10_000, max_bytes=2**24, ttl_s=None) as box:
         yield box
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 16 MiB."""
+    tool = shutil.which("mount")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if tool is None or not sys.platform.startswith("linux"):
+        pytest.skip("no mount command for a small tmpfs")
+    made = subprocess.run(
+        [tool, "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        pytest.skip(f"a small tmpfs cannot be mounted here (root may): {made.stderr.strip()}")
+    yield disk
+    subprocess.run([shutil.which("umount") or "umount", "--lazy", disk], check=True)

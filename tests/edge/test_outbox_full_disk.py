@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,28 +13,6 @@ from deepfusion_edge.errors import StorageError
 from deepfusion_edge.outbox import Outbox
 from deepfusion_edge.outbox import box as box_module
 from deepfusion_edge.outbox.database import LOG_BYTES
-
-DISK_BYTES = 16 * 2**20
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A tmpfs of 16 MiB."""
-    tool = shutil.which("mount")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if tool is None or not sys.platform.startswith("linux"):
-        pytest.skip("no mount command for a small tmpfs")
-    made = subprocess.run(
-        [tool, "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", disk],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip(f"a small tmpfs cannot be mounted here (root may): {made.stderr.strip()}")
-    yield disk
-    subprocess.run([shutil.which("umount") or "umount", "--lazy", disk], check=True)
 
 
 def open_box(folder):

@@ -30,6 +30,9 @@ LONGEST_DELAY_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
 GOODBYE_TIMEOUT_S = 3.0
 SESSION_EXPIRY_S = 86_400
+STABLE_S = 10.0
+SUSPICIOUS = 2
+_NO_CONNACK = "it ended the connection instead of accepting it, check mqtt.protocol and mqtt.tls"
 _HEADER_BYTES = 2**17  # topic and properties of an incoming packet
 _TICK_S = 0.05
 
@@ -79,6 +82,9 @@ class Connection:
         self._connecting_since: float | None = None
         self._next_try = 0.0
         self._failures = 0
+        self._up_at = 0.0
+        self._open = False
+        self._told = ""  # what the broker, or its silence, said of this attempt
         self._logged = ""
         self._unfenced: list[int] = []  # numbers of messages with QoS 0, below zero
         self._fences: dict[int, list[int]] = {}
@@ -178,6 +184,7 @@ class Connection:
     def _connect(self) -> None:
         config, client = self.config, self._client
         self._unfenced, self._fences = [], {}
+        self._told, self._open = "", True
         try:
             self._connecting_since = time.monotonic()
             if config.protocol == "5":
@@ -205,7 +212,7 @@ class Connection:
 
     def _failed(self, reason: str) -> None:
         """Note why there is no connection and when to try again: doubling delays, jittered."""
-        self._connecting_since = None
+        self._connecting_since, self._open = None, False
         self.reason = one_line(reason)
         delay = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(self._failures, 16))
         self._failures += 1
@@ -216,7 +223,7 @@ class Connection:
 
     def _drop(self, reason: str) -> None:
         self._connecting_since = None
-        self.reason = reason
+        self._told = reason
         connection = self._client.socket()
         if isinstance(connection, socket.socket):
             try:
@@ -238,7 +245,7 @@ class Connection:
         properties: Properties | None,
     ) -> None:
         if reason.is_failure:
-            self.reason = _refusal(str(reason))
+            self._told = _refusal(str(reason))
             return  # the broker closes; on_disconnect counts the failure
         log.info("broker %s: connected", self.address)
         if self._subscriptions:
@@ -248,7 +255,7 @@ class Connection:
         self.window = max(1, min(self.config.max_in_flight, most))
         self.up, self._connecting_since = True, None
         self.sessions += 1
-        self._failures, self._logged = 0, ""
+        self._up_at, self._logged = time.monotonic(), ""
 
     def _on_disconnect(
         self,
@@ -258,11 +265,18 @@ class Connection:
         reason: ReasonCode,
         _properties: Properties | None,
     ) -> None:
-        if self.up:
-            self.up = False
-            self._failed(f"connection lost ({reason})")
-        else:
-            self._failed(self.reason)
+        if not self._open:
+            return  # paho tells the end of a connection twice when the keep-alive found it
+        if not self.up:
+            self._failed(self._told or _NO_CONNACK)
+            return
+        self.up = False
+        if time.monotonic() - self._up_at >= STABLE_S:
+            self._failures = 0  # else a broker that accepts and hangs up would be hammered
+        often = ""
+        if self._failures >= SUSPICIOUS:  # brokers rarely say why
+            often = f" soon after connecting, {self._failures + 1} times: is mqtt.client_id unique?"
+        self._failed(f"connection lost ({reason}){often}")
 
     def _on_publish(
         self,

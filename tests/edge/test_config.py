@@ -193,3 +193,27 @@ def test_the_examples_of_the_documents_are_valid(page):
     if page == "sources.md":
         example = '{"state_dir": "state", ' + example + "}"
     assert parse_config(example.encode(), FOLDER).sources
+
+
+@pytest.mark.parametrize(
+    ("mqtt", "field"),
+    [
+        ({"sparkplug": {"group_id": "plant"}}, "mqtt.sparkplug is set"),
+        ({"profile": "sparkplug", "sparkplug": {"group_id": "a/b"}}, "mqtt.sparkplug.group_id"),
+        ({"profile": "sparkplug", "sparkplug": {"edge_node_id": "+"}}, "edge_node_id"),
+        ({"profile": "sparkplug", "sparkplug": {"primary_host": "#"}}, "primary_host"),
+        ({"profile": "sparkplug", "home_assistant": {}}, "mqtt.home_assistant"),
+        ({"home_assistant": {"discovery_prefix": "a//b"}}, "discovery_prefix"),
+        ({"profile": "both"}, "profile"),
+    ],
+)
+def test_profiles_that_contradict_or_break_a_topic(mqtt, field):
+    with pytest.raises(UsageError, match=field):
+        parse(MINIMAL | {"mqtt": mqtt})
+
+
+def test_profiles():
+    config = parse(MINIMAL | {"mqtt": {"profile": "sparkplug", "sparkplug": {"group_id": "plant"}}})
+    assert (config.mqtt.profile, config.mqtt.sparkplug.group_id) == ("sparkplug", "plant")
+    config = parse(MINIMAL | {"mqtt": {"home_assistant": {}}})
+    assert config.mqtt.home_assistant.discovery_prefix == "homeassistant"

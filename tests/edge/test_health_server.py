@@ -91,6 +91,19 @@ def test_nothing_else_is_there(port, path):
     assert HEADERS.items() <= headers.items()
 
 
+def test_the_page_may_load_nothing_from_elsewhere(port):
+    _, headers, _ = ask(port)
+    rules = dict(rule.split(" ", 1) for rule in headers["Content-Security-Policy"].split("; "))
+    assert rules.pop("default-src") == "'none'"
+    assert {rules.pop(f"{kind}-src") for kind in ("script", "style", "img", "connect")} == {
+        "'self'"
+    }
+    assert set(rules) == {"base-uri", "form-action", "frame-ancestors"}
+    assert set(rules.values()) == {"'none'"}
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
 @pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
 def test_get_alone(port, method):
     status, headers, body = ask(port, "/status.json", method=method)

@@ -183,9 +183,10 @@ def _outbox(state: AgentState) -> Iterable[Metric]:
     for name, text in (
         ("kept", "Events that wait for the broker"),
         ("oldest_age_s", "Age of the oldest one, in seconds"),
+        ("disk_full", "1 while new events push out old ones because the disk is full"),
     ):
         if name in counters:
-            plain = "events" if name == "kept" else "oldest_seconds"
+            plain = {"kept": "events", "oldest_age_s": "oldest_seconds"}.get(name, name)
             yield _gauge(f"outbox_{plain}", text, counters[name])
     for name in ("received", "sent", "dropped", "expired"):
         if name in counters:

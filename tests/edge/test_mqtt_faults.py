@@ -6,9 +6,12 @@ import time
 
 import pytest
 
+from deepfusion_edge.config import Mqtt
 from deepfusion_edge.outbox import Outbox
+from deepfusion_edge.report import publisher as publisher_module
 from deepfusion_edge.report.messages import Subscription
-from tests.edge.mqtt_parts import publisher_for, put, running, states, wait
+from deepfusion_edge.report.publisher import Publisher
+from tests.edge.mqtt_parts import describe, publisher_for, put, running, states, wait
 from tests.edge.scripted_broker import ScriptedBroker
 
 ACCEPTED = {"3.1.1": b"\x20\x02\x00\x00", "5": b"\x20\x03\x00\x00\x00"}
@@ -139,3 +142,44 @@ def test_planted_secrets_are_never_written(make_broker, outbox, caplog, capfd):
     seen = caplog.text + "".join(capfd.readouterr()) + broker.log()
     seen += publisher.reason + repr(publisher.config) + repr(vars(publisher))
     assert secret not in seen
+
+
+def test_events_that_were_refused_arrive_in_order_once_they_are_allowed(
+    make_broker, listen, outbox, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(publisher_module, "REFUSED_PAUSE_S", 0.2)
+    rules = tmp_path / "acl"
+    rules.write_text("topic read #\ntopic write deepfusion/line-1/state\n")
+    rules.chmod(0o600)
+    broker = make_broker(options=f"acl_file {rules}\n")
+    listener = listen(broker)
+    put(outbox, *map(str, range(400)))
+    with running(publisher_for(broker, outbox)):
+        listener.wait(lambda: states(listener) == ["online"])
+        put(outbox, *map(str, range(400, 500)))
+        broker.stop()
+        rules.write_text("topic readwrite #\n")
+        broker.start()
+        wait(lambda: not outbox.kept)
+        listener.wait(lambda: len(set(listener.bodies("decision/cam"))) == 500)
+    got = list(dict.fromkeys(map(int, listener.bodies("decision/cam"))))
+    assert got == list(range(500))
+
+
+@pytest.mark.parametrize("jump_s", [1e9, -1e6])
+def test_a_clock_that_is_set_loses_no_event(broker, listen, tmp_path, jump_s):
+    """Booted in 1970, the network tells the time, and only then the broker can be reached."""
+    clock = [0.0]
+
+    def now():
+        return time.monotonic() + clock[0]
+
+    config = Mqtt(host=broker.host, port=broker.port, client_id="line-1", state_interval_s=0.1)
+    with Outbox(tmp_path, max_events=100, max_bytes=2**20, ttl_s=60) as box:
+        publisher = Publisher(config, box, describe, now=now)
+        box.put("decision/cam", lambda _: b"early", now_s=now())
+        clock[0] = jump_s
+        listener = listen(broker)
+        with running(publisher):
+            listener.wait(lambda: listener.bodies("decision/cam") == ["early"])
+        assert box.counters(now_s=now()).expired == 0

@@ -94,6 +94,28 @@ def test_time_to_live(tmp_path):
         assert box.kept == 1
 
 
+def test_thousands_may_expire_at_once(tmp_path):
+    with open_box(tmp_path, max_events=10**6, ttl_s=10) as box:
+        for n in range(3500):
+            put(box, str(n), now_s=100)
+        put(box, "new", now_s=105)
+        assert box.expire(now_s=111) == 3500
+        assert [e.body for e in box.peek(9)] == [b"new"]
+        assert box.expire(now_s=111) == 0
+
+
+def test_a_clock_that_is_set_makes_nothing_older(tmp_path):
+    with open_box(tmp_path, max_events=10**6, ttl_s=10) as box:
+        put(box, "of the run before", now_s=1000)
+    with open_box(tmp_path, max_events=10**6, ttl_s=10) as box:
+        for n in range(1500):
+            put(box, str(n), now_s=5)
+        box.move_clock(995)
+        assert box.expire(now_s=1009) == 0
+        assert box.expire(now_s=1010.5) == 1501  # the oldest hides none that are as old
+        box.check()
+
+
 def test_no_time_to_live(tmp_path):
     with open_box(tmp_path) as box:
         put(box, "old")

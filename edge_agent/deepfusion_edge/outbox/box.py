@@ -40,7 +40,8 @@ from deepfusion_edge.outbox.reserve import FULL, Reserve, fill
 log = logging.getLogger(__name__)
 
 RESERVE = "outbox.reserve"
-_DROP_AT_MOST = 100  # a larger transaction may not fit into the log that a full disk leaves us
+_DROP_AT_MOST = 100
+_MANY = 1000  # a larger transaction may not fit into the log that a full disk leaves us
 _NEARLY_NOTHING = 2**16
 
 
@@ -143,12 +144,12 @@ class Outbox:
             self._leave_full()
             if self._ttl_s is None:
                 return 0
-            return self._remove(
-                "expired",
-                "DELETE FROM event WHERE id < coalesce((SELECT id FROM event WHERE created_s >= ?"
-                " ORDER BY id LIMIT 1), ?)",
-                [(now_s - self._ttl_s, self._last + 1)],
-            )
+            with self._translated():
+                fresh = self._db.execute(
+                    "SELECT id FROM event WHERE created_s >= ? ORDER BY id LIMIT 1",
+                    (now_s - self._ttl_s,),
+                ).fetchone()
+            return self._remove_oldest("expired", below=fresh[0] if fresh else self._last + 1)
 
     def move_clock(self, by_s: float) -> None:
         """Correct the age of what this process put: the clock was set, forwards or backwards.
@@ -156,10 +157,18 @@ class Outbox:
         A device without a battery-backed clock starts in the past; its first events must not
         exceed their time to live at the moment when the network tells the time.
         """
-        with self._mutex, self._translated(), self._transaction():
-            self._db.execute(
-                "UPDATE event SET created_s = created_s + ? WHERE id > ?", (by_s, self._first)
-            )
+        with self._mutex:
+            for first in range(self._first + 1, self._last + 1, _MANY):
+                self._move_clock(by_s, first, min(self._last, first + _MANY - 1))
+
+    def _move_clock(self, by_s: float, first: int, last: int) -> None:
+        def work() -> int:
+            return self._db.execute(
+                "UPDATE event SET created_s = created_s + ? WHERE id BETWEEN ? AND ?",
+                (by_s, first, last),
+            ).rowcount
+
+        self._write(work)
 
     def turn(self, name: str, values: int) -> int:
         """Return the next number of a series from 0 to ``values - 1`` that goes round for ever.
@@ -288,11 +297,23 @@ class Outbox:
             self._limit(self._max_bytes // PAGE_BYTES)
 
     def _drop(self, number: int) -> None:
-        self._remove(
-            "dropped",
-            "DELETE FROM event WHERE id IN (SELECT id FROM event ORDER BY id LIMIT ?)",
-            [(number,)],
-        )
+        oldest = self._db.execute("SELECT id FROM event ORDER BY id LIMIT 1 OFFSET ?", (number,))
+        first_kept = oldest.fetchone()
+        self._remove_oldest("dropped", below=first_kept[0] if first_kept else self._last + 1)
+
+    def _remove_oldest(self, counter: str, *, below: int) -> int:
+        """Delete the events with ids under ``below``, in transactions that fit into the log."""
+        gone = 0
+        while True:
+            more = self._remove(
+                counter,
+                "DELETE FROM event WHERE id IN"
+                " (SELECT id FROM event WHERE id < ? ORDER BY id LIMIT ?)",
+                [(below, _MANY)],
+            )
+            gone += more
+            if more < _MANY:
+                return gone
 
     def _remove(self, counter: str, statement: str, rows: Sequence[tuple[object, ...]]) -> int:
         """Delete events and count them, in one transaction."""

@@ -18,7 +18,7 @@ from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.harden import places, pool, sampling
 from deepfusion_toolkit.harden.budget import blend
 from deepfusion_toolkit.harden.checkpoint import Epoch, State
-from deepfusion_toolkit.harden.images import Images, harmless_turns, images_of
+from deepfusion_toolkit.harden.images import Images, images_of
 from deepfusion_toolkit.harden.judge import Exam, Figures, auroc, examine
 from deepfusion_toolkit.harden.lessons import Transfer, stream
 from deepfusion_toolkit.harden.loss import MARGIN, loss_of, ranking, relative_variance
@@ -29,6 +29,7 @@ from deepfusion_toolkit.harden.training import PATIENCE, best, stopped
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.surgery import erode, find_sites
 from deepfusion_toolkit.surgery.graph import trace
+from deepfusion_toolkit.training import harmless_turns
 from tests.toolkit import attack_nets as nets
 from tests.toolkit import tiny_nets
 
@@ -138,8 +139,7 @@ def test_only_turns_that_the_model_does_not_mind_are_used():
 
     pixels = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
     pixels[..., :4] = 200
-    images = Images(pixels, torch.ones(6, dtype=torch.long), tuple("abcdef"))
-    turns = harmless_turns(Classifier(Left(), name="left", size=(8, 8)), images, 0.02)
+    turns = harmless_turns(Left(), pixels, torch.ones(6, dtype=torch.long), 0.02)
     assert [turn.__name__ for turn in turns] == ["down"]
 
 

@@ -5,9 +5,18 @@ import copy
 import pytest
 import torch
 from torch import Tensor, fx
+from torch.utils.flop_counter import FlopCounterMode
 
 from deepfusion_edge.erosion import Site, identity, sample
-from deepfusion_toolkit.surgery import DEFAULT_STRENGTH, ErodedModel, erode, find_sites, insert
+from deepfusion_toolkit.surgery import (
+    DEFAULT_STRENGTH,
+    ErodedModel,
+    erode,
+    find_sites,
+    insert,
+    members_cost,
+    prefix_share,
+)
 from deepfusion_toolkit.surgery.graph import following_batches, trace
 from tests.toolkit.tiny_nets import CLASSES, images
 
@@ -88,45 +97,36 @@ def test_members_together_equal_members_one_by_one(tiny, late):
         torch.testing.assert_close(together[field], spread[field], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["all-sites", "last-sites"])
+@pytest.mark.parametrize("late", [1, 3, 99], ids=["last-site", "last-sites", "all-sites"])
 def test_several_images_equal_each_alone(tiny, late):
     data, _ = images(3, seed=4)
-    sites = sites_of(tiny)[-3:] if late else sites_of(tiny)
+    sites = sites_of(tiny)[-late:]
     factors = rows(sites, 15)
     several, alone = erode(tiny, sites, several=True), eroded_at(tiny, sites)
     with torch.no_grad():
-        together = several(data, factors)
+        together, spread = several(data, factors), alone(data, factors)
         one_by_one = [alone(data[i : i + 1], factors[5 * i : 5 * i + 5]) for i in range(3)]
         single = several(data[:1], factors[:5])
     for field in (0, 1):
         apart = torch.cat([seen[field] for seen in one_by_one])
         torch.testing.assert_close(together[field], apart, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(spread[field], apart, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(single[field], apart[:5], rtol=1e-4, atol=1e-5)
 
 
 def test_several_images_share_what_is_before_the_first_site(tiny):
-    """Nothing behind the image has more rows than images until a factor is met."""
-    several = erode(tiny, sites_of(tiny)[-1:], several=True)
-    rows_seen = Rows(several.graph_module)
-    rows_seen.run(images(3, seed=4)[0], rows(several.sites, 15))
-    first = next(at for at, (_, count) in enumerate(rows_seen.seen) if count == 15)
-    before = {name for name, count in rows_seen.seen[:first] if count == 3}
-    assert len(before) > 10
+    sites = sites_of(tiny)[-2:]
+    eroded = erode(tiny, sites)
+    data, _ = images(3, seed=4)
 
+    def operations(members):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            eroded(data, rows(sites, 3 * members))
+        return counter.get_total_flops()
 
-class Rows(fx.Interpreter):
-    """Remembers the first extent of everything that follows from the image."""
-
-    def __init__(self, module):
-        super().__init__(module)
-        self.seen = []
-
-    def run_node(self, n):
-        result = super().run_node(n)
-        factors = n.name == "factors" or "split" in n.name or "getitem" in n.name
-        if isinstance(result, Tensor) and result.ndim > 1 and n.op != "get_attr" and not factors:
-            self.seen.append((n.name, len(result)))
-        return result
+    expected = members_cost(4, prefix_share(eroded.graph_module))
+    assert expected < 4
+    assert operations(4) / operations(1) == pytest.approx(expected, rel=1e-3)
 
 
 def felt(eroded, sites) -> Tensor:

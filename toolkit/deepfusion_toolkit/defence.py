@@ -42,7 +42,7 @@ class Defended(nn.Module):
         rule, stages: of fusion, and of preprocessing.
         size: of frames (height, width): the largest input among the bases.
         sites: what the F columns of ``factors`` mean, in order.
-        several: whether the bases compute what members share once for each of several images.
+        several: whether the bases' own graphs take several images.
     """
 
     def __init__(
@@ -74,9 +74,6 @@ class Defended(nn.Module):
         """
         count, members, _ = factors.shape
         shown = self.prepared(images)
-        # one image alone is broadcast at the first eroded layer: what is before runs once
-        if not self.several and count > 1:
-            shown = shown.repeat_interleave(members, 0)
         return self.combined(
             Seen(
                 look.logits.unflatten(0, (count, members)),
@@ -92,7 +89,7 @@ class Defended(nn.Module):
         return found
 
     def look(self, prepared: Tensor, factors: Tensor) -> list[Seen]:
-        """What each base's members see of images [1 or R, 3, *size] with factors [R, F]."""
+        """What each base's members see of images [N, 3, *size] with factors [N * K, F]."""
         own = factors.split(self.widths, -1)
         return [base(prepared, rows) for base, rows in zip(self.bases, own, strict=True)]
 

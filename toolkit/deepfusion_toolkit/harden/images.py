@@ -1,13 +1,13 @@
-"""Images in memory: what training reads, and which turns of them a model does not mind."""
+"""Images in memory: what training reads."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deepfusion_toolkit.data.folder import Dataset
-from deepfusion_toolkit.training import TURNS, Turn, accuracy, pixels_of
+from deepfusion_toolkit.training import pixels_of
 
 
 class Images(NamedTuple):
@@ -27,17 +27,3 @@ def images_of(dataset: Dataset, size: tuple[int, int]) -> Images:
     """Read a data set as the device would."""
     pixels, labels = pixels_of(dataset, size)
     return Images(pixels, labels, tuple(item.file for item in dataset.items))
-
-
-def harmless_turns(model: nn.Module, images: Images, drop: float) -> tuple[Turn, ...]:
-    """Mirror images and the like of which a model loses at most ``drop`` of its accuracy.
-
-    More than that is forgiven where few images leave it to chance: one over the root of their
-    number, twice the largest standard error of a share.
-    """
-    least = accuracy(model, images.pixels, images.labels) - drop - len(images.keys) ** -0.5
-    return tuple(
-        turn
-        for turn in TURNS
-        if accuracy(model, turn(images.pixels).contiguous(), images.labels) >= least
-    )

@@ -13,6 +13,7 @@ from deepfusion_toolkit.harden.lessons import Lesson, Teacher, stream
 from deepfusion_toolkit.harden.loss import loss_of
 from deepfusion_toolkit.harden.settings import Settings
 from deepfusion_toolkit.surgery.graph import following_batches
+from deepfusion_toolkit.surgery.members import spread
 
 MEMBERS = 2
 """Members an image is shown to; fewer have no variance."""
@@ -40,7 +41,7 @@ class Learner:
         self.images, self.classes = images, classes
         self.steps = -(-images // BATCH)
         (eroded,) = model.bases
-        self._live = following_batches(eroded.graph_module)
+        self._live = spread(following_batches(eroded.graph_module))
         self.trained = [p for p in eroded.parameters() if p.is_floating_point()]
         self.weights = [*eroded.parameters(), *eroded.buffers()]
         self.optimiser = torch.optim.AdamW(self.trained, lr=settings.rate, weight_decay=DECAY)
@@ -87,9 +88,12 @@ class Learner:
         rows = sample(
             self.model.sites, seed=self.settings.seed, stream=drawn, members=MEMBERS * count
         )
-        shown = self.model.prepared(images).repeat(MEMBERS, 1, 1, 1)
+        shown = self.model.prepared(images)
         logits, features = self._live(shown, torch.from_numpy(rows).to(device))
-        return logits.view(MEMBERS, count, -1), features.view(MEMBERS, count, -1)
+        return (
+            logits.view(count, MEMBERS, -1).transpose(0, 1),
+            features.view(count, MEMBERS, -1).transpose(0, 1),
+        )
 
     def _step(self, step: int, teacher: Teacher, chosen: Tensor, draw: torch.Generator) -> float:
         lesson = teacher.lesson(chosen, draw)

@@ -18,7 +18,7 @@ from deepfusion_toolkit.harden import checkpoint
 from deepfusion_toolkit.harden.budget import Budget, Ways, choose
 from deepfusion_toolkit.harden.checkpoint import Epoch
 from deepfusion_toolkit.harden.identity import identity_of
-from deepfusion_toolkit.harden.images import Images, harmless_turns, images_of
+from deepfusion_toolkit.harden.images import Images, images_of
 from deepfusion_toolkit.harden.judge import Exam
 from deepfusion_toolkit.harden.learner import Learner
 from deepfusion_toolkit.harden.places import tails
@@ -31,7 +31,7 @@ from deepfusion_toolkit.label_order import require_fitting_labels
 from deepfusion_toolkit.models import Classifier, require_same_classes, save
 from deepfusion_toolkit.policy import possible
 from deepfusion_toolkit.surgery import ErodedModel
-from deepfusion_toolkit.training import accuracy, split
+from deepfusion_toolkit.training import accuracy, harmless_turns, split
 
 EXAM = 192
 """Held-out clean images that an epoch or a plan of the grid is judged on."""
@@ -160,7 +160,7 @@ def _train(
     """Craft the pool and train; the exam gets held-out examples."""
     identity = identity_of(model, surrogates, images, held, settings)
     begun = checkpoint.load(work / CHECKPOINT, identity) if resume else None
-    turns = harmless_turns(model, held, settings.max_clean_drop)
+    turns = harmless_turns(model, held.pixels, held.labels, settings.max_clean_drop)
     workshop = Workshop(surrogates or [model], settings, work / POOL, device)
     examples: list[Examples] = []
     if settings.method == "transfer":

@@ -12,7 +12,7 @@ from torch.fx.node import Argument
 from deepfusion_edge.erosion import Site, width
 from deepfusion_edge.errors import ModelError
 from deepfusion_toolkit.surgery.graph import Erodible, Traced, aten, trace
-from deepfusion_toolkit.surgery.members import ONE_IMAGE, follow_members
+from deepfusion_toolkit.surgery.members import ONE_IMAGE, follow_members, spread
 from deepfusion_toolkit.surgery.rows import shape_of
 from deepfusion_toolkit.surgery.sites import NORMS, Found, locate, penultimate
 
@@ -28,19 +28,18 @@ class Seen(NamedTuple):
 class ErodedModel(nn.Module):
     """A network with its erosion as an input.
 
-    ``forward(image, factors)`` takes N images and N rows of factors, or one image and K rows: then
-    everything before the first site is computed once (shared prefix, by broadcasting). Made with
-    ``several``, it takes N images and N * K rows, K side by side for each image, and computes the
-    prefix once for each.
+    ``forward(image, factors)`` takes N images and N rows of factors, or K rows for each image, one
+    image after the other: then everything before the first site is computed once an image.
 
     Attributes:
         name: the base model's.
         size: the base model's input size (height, width).
         sites: what the F columns of ``factors`` mean, in order.
         tapped: names of the layers whose maps are returned too.
-        several: whether it was made for N images of K rows each.
+        several: whether the graph itself takes K rows for each of N images.
         fit: resizes images to the model's own size, as the base does.
         graph_module: forward(image [1 or N, 3, H, W], factors [N, F]) -> (logits, features, *taps).
+        spread: the same for K rows an image, once it was needed.
     """
 
     def __init__(
@@ -57,17 +56,22 @@ class ErodedModel(nn.Module):
         self.name, self.size, self.sites = base.name, base.size, sites
         self.width, self.tapped = width(sites), tuple(tapped)
         self.graph_module = graph_module
+        self.spread: GraphModule | None = None
         self.fit = base.fit
 
     def forward(self, image: Tensor, factors: Tensor) -> Seen:
-        """RGB [1 or N, 3, H, W] in [0, 1] and factors [N, F] -> what N members see."""
-        fits = self.several or image.shape[0] in (1, factors.shape[0])
-        if factors.shape[1] != self.width or not fits:
-            raise ValueError(
-                f"{tuple(image.shape)} images with factors {tuple(factors.shape)}: "
-                f"wanted [N, {self.width}] and 1 or N images"
-            )
-        logits, features, *taps = self.graph_module(self.fit(image), factors)
+        """RGB [N, 3, H, W] in [0, 1] and factors [N * K, F] -> what N * K members see."""
+        graph = self.graph_module
+        if not self.several:  # otherwise N may be a symbol, of which nothing is asked
+            count, rows = len(image), len(factors)
+            if factors.shape[1] != self.width or not count or rows % count:
+                raise ValueError(
+                    f"{tuple(image.shape)} images with factors {tuple(factors.shape)}: "
+                    f"wanted [N * K, {self.width}] for N images"
+                )
+            if count not in {1, rows}:
+                graph = self.spread = self.spread or spread(graph)
+        logits, features, *taps = graph(self.fit(image), factors)
         return Seen(logits, features, tuple(taps))
 
 
@@ -103,12 +107,14 @@ def erode(
     with graph.inserting_before(graph.output_node()):
         pooled = _pooled(graph, eroded.get(features, features), shape_of(features))
     graph.output_node().args = ((logits, pooled, *(eroded.get(t, t) for t in tapped)),)
-    follow_members(traced, factors, several=several)
+    follow_members(traced, factors)
     graph.eliminate_dead_code()
     # the exported calling convention knows one input; a plain one takes both
     graph.set_codegen(torch.fx.graph.CodeGen())
     module = GraphModule(traced.module, graph)
-    return ErodedModel(base, tuple(sites), module, taps, several=several)
+    return ErodedModel(
+        base, tuple(sites), spread(module) if several else module, taps, several=several
+    )
 
 
 def _named(traced: Traced, name: str) -> Node:

@@ -62,6 +62,16 @@ def test_the_loss_is_cross_entropy_where_nothing_is_attacked():
     assert float(found) == pytest.approx(wanted, rel=1e-5)
 
 
+def test_clean_and_attacked_images_weigh_the_same_however_many():
+    logits = torch.zeros(2, 3, 2)
+    logits[:, 2, 1] = 2.0  # the attacked one is wrong
+    features = torch.ones(2, 3, 4)
+    features[1, 2] = 9.0  # and its score so high that the ranking is content
+    wanted = torch.tensor([[1.0, 0.0]] * 3)
+    found = loss_of(logits, features, wanted, 1, 1.0)
+    assert float(found) == pytest.approx((log(2) + log(1 + e**2)) / 2, rel=1e-5)
+
+
 def test_auroc_counts_ties_by_half():
     low, high = np.array([0.0, 1.0]), np.array([1.0, 2.0])
     assert auroc(low, high) == pytest.approx(3.5 / 4)
@@ -110,20 +120,27 @@ def test_sources_are_told_apart():
         assert source.passes >= len(source.surrogates)
 
 
-def test_a_lesson_has_clean_images_and_as_many_attacked_ones_of_likely_sources():
+def test_a_lesson_has_clean_images_and_pairs_of_likely_sources():
     pixels = torch.zeros(4, 3, 2, 2, dtype=torch.uint8)
+    pixels[2], pixels[3] = 2, 3
     images = Images(pixels, torch.tensor([0, 1, 0, 1]), tuple("abcd"))
     examples = [
         Examples(torch.full((2, 3, 2, 2), value, dtype=torch.uint8), torch.tensor(origin))
-        for value, origin in ((10, [0, 1]), (20, [2, 3]))
+        for value, origin in ((110, [0, 1]), (202, [2, 3]))
     ]
     teacher = Transfer(images, examples, [0.0, 1.0], 2)
     lesson = teacher.lesson(torch.tensor([1, 1, 1, 1, 1, 1]), stream(0, "t"))
     assert lesson.attacked == 6
-    assert lesson.images[:6].max() == 0
-    moved = torch.round(lesson.images[6:] * 255).amax((1, 2, 3))
-    assert moved.max() == 20  # whole perturbations of the likely source
-    assert len(set(moved.tolist())) > 1  # and shares of them
+    shown = torch.round(lesson.images * 255)
+    assert shown[:6].max() == 0
+    # what an example differs in from its own clean image is the attack alone
+    base, moved = shown[6:12].amax((1, 2, 3)), shown[12:].amax((1, 2, 3))
+    assert set(base.tolist()) == {2, 3}
+    assert torch.equal(lesson.wanted[6:12], lesson.wanted[12:])
+    assert lesson.wanted[6:12].argmax(1).tolist() == (base == 3).int().tolist()
+    assert moved.max() == 202  # whole perturbations of the likely source
+    assert len(set((moved - base).tolist())) > 2  # and shares of them
+    assert ((moved - base) >= 99).all()
     assert lesson.wanted[:6].tolist() == [[0.0, 1.0]] * 6
     again = teacher.lesson(torch.tensor([1, 1, 1, 1, 1, 1]), stream(0, "t"))
     assert torch.equal(lesson.images, again.images)

@@ -39,11 +39,14 @@ class Teacher(Protocol):
 
 @dataclass
 class Transfer:
-    """Clean images, and as many examples of the pool, each source by its weight.
+    """Clean images, and as many examples of the pool beside the clean images they were made of.
 
-    Half of the examples keep their whole perturbation, the others half of it or more: the score
-    shall not be asked to tell a clean image from one that is nearly so. Nothing is turned or
-    mirrored: an attack keeps the orientation of the nets it was crafted on.
+    Each source comes by its weight. What tells an example from its own clean image is the attack
+    and nothing else; steganalysis trains on such pairs, because without them a network looks at
+    content for long before it sees noise. Half of the examples keep their whole perturbation, the
+    others half of it or more: the score shall not be asked to tell a clean image from one that is
+    nearly so. Nothing is turned or mirrored: an attack keeps the orientation of the nets it was
+    crafted on.
     """
 
     images: Images
@@ -52,7 +55,7 @@ class Transfer:
     classes: int
 
     def lesson(self, chosen: Tensor, draw: torch.Generator) -> Lesson:
-        """The batch of these clean images [N] and N attacked ones."""
+        """The batch of these clean images [N], N others, and these others attacked."""
         count = len(chosen)
         odds = torch.tensor(self.weights)
         source = torch.multinomial(odds, count, replacement=True, generator=draw).tolist()
@@ -64,8 +67,8 @@ class Transfer:
         full = torch.stack([e.pixels[n] for e, n in zip(pairs, at, strict=True)]).float()
         base = self.images.pixels[origin].float()
         moved = torch.round(base + part * (full - base))
-        images = torch.cat((self.images.pixels[chosen].float(), moved)) / 255
-        labels = self.images.labels[torch.cat((chosen, origin))]
+        images = torch.cat((self.images.pixels[chosen].float(), base, moved)) / 255
+        labels = self.images.labels[torch.cat((chosen, origin, origin))]
         wanted = functional.one_hot(labels, self.classes).float()
         return Lesson(images, wanted, count)
 

@@ -37,6 +37,8 @@ def loss_of(
 ) -> Tensor:
     """Cross-entropy of all members, and the ranking of their scores.
 
+    Clean and attacked images weigh the same, however many there are of each.
+
     Args:
         logits: [K, N, C] of K members.
         features: [K, N, D].
@@ -46,7 +48,9 @@ def loss_of(
     """
     members, count, classes = logits.shape
     flat = logits.reshape(members * count, classes) / temperature
-    loss = functional.cross_entropy(flat, wanted.repeat(members, 1))
-    if attacked:
-        loss = loss + WEIGHT * ranking(relative_variance(features), attacked)
-    return loss
+    each = functional.cross_entropy(flat, wanted.repeat(members, 1), reduction="none")
+    if not attacked:
+        return each.mean()
+    clean, moved = each.view(members, count).tensor_split([count - attacked], 1)
+    right = (clean.mean() + moved.mean()) / 2
+    return right + WEIGHT * ranking(relative_variance(features), attacked)

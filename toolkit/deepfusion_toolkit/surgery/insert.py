@@ -12,7 +12,7 @@ from torch.fx.node import Argument
 from deepfusion_edge.erosion import Site, width
 from deepfusion_edge.errors import ModelError
 from deepfusion_toolkit.surgery.graph import Erodible, Traced, aten, trace
-from deepfusion_toolkit.surgery.members import ONE_IMAGE, follow_members, spread
+from deepfusion_toolkit.surgery.members import ONE_IMAGE, by_images, follow_members, spread
 from deepfusion_toolkit.surgery.rows import shape_of
 from deepfusion_toolkit.surgery.sites import NORMS, Found, locate, penultimate
 
@@ -61,16 +61,16 @@ class ErodedModel(nn.Module):
 
     def forward(self, image: Tensor, factors: Tensor) -> Seen:
         """RGB [N, 3, H, W] in [0, 1] and factors [N * K, F] -> what N * K members see."""
+        count, rows = image.shape[0], factors.shape[0]
         graph = self.graph_module
-        if not self.several:  # otherwise N may be a symbol, of which nothing is asked
-            count, rows = len(image), len(factors)
-            if factors.shape[1] != self.width or not count or rows % count:
-                raise ValueError(
-                    f"{tuple(image.shape)} images with factors {tuple(factors.shape)}: "
-                    f"wanted [N * K, {self.width}] for N images"
-                )
-            if count not in {1, rows}:
+        # of an export's symbols nothing may be asked: K of one image, N of several
+        if not self.several and count != 1:
+            if not count or rows % count:
+                raise ValueError(f"{rows} rows of factors cannot be shared by {count} images")
+            if count != rows:
                 graph = self.spread = self.spread or spread(graph)
+        if factors.shape[1] != self.width:
+            raise ValueError(f"factors {tuple(factors.shape)}: wanted {self.width} columns")
         logits, features, *taps = graph(self.fit(image), factors)
         return Seen(logits, features, tuple(taps))
 
@@ -177,8 +177,7 @@ def _scaled(
     """Multiply a value of this shape by [K, channels], all rows of an image alike."""
     rest = list(shape[1:])
     if rows > 1:
-        value = graph.call_function(aten.reshape.default, (value, [-1, rows, *rest]))
-        value.meta[ONE_IMAGE] = (rows, *rest)
+        value = by_images(graph, value, [rows, *rest])
     inner = dim - 1 + (rows > 1)
     factor = _unsqueezed(graph, column, inner=inner, trailing=len(shape) - 1 - dim)
     scaled = graph.call_function(aten.mul.Tensor, (value, factor))

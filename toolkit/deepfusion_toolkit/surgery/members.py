@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import Argument
 
 from deepfusion_toolkit.surgery.graph import Traced, aten
 from deepfusion_toolkit.surgery.rows import multiple, shape_of
@@ -125,7 +126,7 @@ def _of_one_image(source: Node, symbol: object) -> tuple[int, Sizes] | None:
 def _widened(graph: Graph, source: Node, rows: Node, parts: int, rest: Sizes) -> Node:
     """Repeat what one image has, [parts, *rest], for K members; K images stay as they are."""
     if parts > 1:
-        source = _for_images(graph, source, [-1, parts, *rest], [parts, *rest])
+        source = by_images(graph, source, [parts, *rest])
     wide = graph.call_function(
         aten.expand.default, (source, [rows, *[-1] * (len(rest) + (parts > 1))])
     )
@@ -134,9 +135,9 @@ def _widened(graph: Graph, source: Node, rows: Node, parts: int, rest: Sizes) ->
     return wide
 
 
-def _for_images(graph: Graph, source: Node, shape: list[object], one: Sizes) -> Node:
-    """A view by images; what it has of one is noted for ``spread``."""
-    view = graph.call_function(aten.reshape.default, (source, shape))
+def by_images(graph: Graph, source: Argument, one: Sizes) -> Node:
+    """A view [-1, *one]; what it has of one image is noted for ``spread``."""
+    view = graph.call_function(aten.reshape.default, (source, [-1, *one]))
     view.meta[ONE_IMAGE] = one
     return view
 

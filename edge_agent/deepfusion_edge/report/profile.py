@@ -32,6 +32,11 @@ class Profile(Protocol):
         ...
 
     @property
+    def lacks(self) -> str | None:
+        """Say who is not there although the broker is; None if nobody is missed."""
+        ...
+
+    @property
     def over(self) -> bool:
         """Whether this connection must end, with a goodbye, and another begin."""
         ...
@@ -68,6 +73,7 @@ class JsonProfile:
 
     clean = over = False
     ready = True
+    lacks: str | None = None
     subscriptions: tuple[Subscription, ...] = ()
 
     def __init__(self, config: Mqtt, describe: Callable[[], AgentState]) -> None:

@@ -88,13 +88,14 @@ class Publisher:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection now."""
-        return self._connection.up
+        """Whether events can be delivered now."""
+        return self._connection.up and self._profile.lacks is None
 
     @property
     def reason(self) -> str:
-        """Why there is no connection now, one line, without secrets."""
-        return self._connection.reason
+        """Why events cannot be delivered now, one line, without secrets."""
+        lacks = self._profile.lacks
+        return lacks if self._connection.up and lacks else self._connection.reason
 
     def run(self, finish: threading.Event, *, drain_timeout_s: float) -> None:
         """Publish until ``finish`` is set, then drain the outbox and say goodbye.

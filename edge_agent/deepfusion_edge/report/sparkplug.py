@@ -111,8 +111,8 @@ class SparkplugProfile:
         self.allowed = f"{NAMESPACE}/{ids.group_id}/#"
         self._rebirth_topic = self._node.topic("NCMD")
         listen = [Subscription(self._rebirth_topic, 1, self._command, MAX_COMMAND_BYTES)]
-        self._has_host = ids.primary_host is not None
-        if self._has_host:
+        self._primary_host = ids.primary_host
+        if ids.primary_host is not None:
             state = f"{NAMESPACE}/STATE/{ids.primary_host}"
             listen.insert(0, Subscription(state, 1, self._host_state, MAX_STATE_BYTES))
         self.subscriptions = tuple(listen)
@@ -126,6 +126,13 @@ class SparkplugProfile:
     def ready(self) -> bool:
         """Whether the node was born in this session, and is not asked to be born again."""
         return self._born and not self._over
+
+    @property
+    def lacks(self) -> str | None:
+        """Say that the primary host is not online."""
+        if self._primary_host is None or (self._host_seen and not self._over):
+            return None
+        return f"the primary host {self._primary_host} is not online"
 
     @property
     def over(self) -> bool:
@@ -143,7 +150,7 @@ class SparkplugProfile:
 
     def due(self, moment_s: float) -> Iterable[Message]:
         """Be born when that is allowed or asked for; then tell what changed."""
-        if self._has_host and not self._host_seen:
+        if self.lacks is not None:
             return
         if self._born and moment_s < self._next_look_s:
             return

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from deepfusion_edge import __version__, console
+from deepfusion_edge import __version__, cli_commands, console
 from deepfusion_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -154,6 +154,11 @@ def build_parser() -> argparse.ArgumentParser:
         made.add_argument(
             "--state", type=Path, required=True, metavar="DIR", help="the agent's state folder"
         )
+    sign = add("sign", cli_commands.send, "Sign a command to an agent; see 'sign ACTION --help'.")
+    cli_commands.add_sign(sign, shared)
+    cli_commands.add_send(
+        add("send", cli_commands.send, "Hand a signed command to a broker; wait for its end.")
+    )
     return parser
 
 

@@ -22,6 +22,7 @@ exit codes:
   8    storage: the disk is full or a folder cannot be written
   9    stuck: the agent did not move in time and ended itself
   10   restart: the agent ended because a command asked for it
+  11   command: a device refused it, or could not carry it out
   130  interrupted by the user; finished work is kept
 """
 """For argparse's ``epilog`` (with ``RawDescriptionHelpFormatter``)."""

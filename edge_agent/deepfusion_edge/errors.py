@@ -88,3 +88,9 @@ class RestartError(DeepFusionError):
             f"restart asked for ({reason})",
             "the process ends with exit code 10; 'run --supervise' or systemd starts it again",
         )
+
+
+class CommandError(DeepFusionError):
+    """A device refused a command, or could not carry it out."""
+
+    exit_code = 11

@@ -52,7 +52,7 @@ class Connection:
         config: Mqtt,
         *,
         password: str | None,
-        will: Callable[[], Message],
+        will: Callable[[], Message] | None,
         subscriptions: Sequence[Subscription],
         confirmed: Callable[[int, str | None], None],
         clean: bool = False,
@@ -62,7 +62,7 @@ class Connection:
         Args:
             config: the broker.
             password: never logged.
-            will: asked once for every CONNECT packet.
+            will: asked once for every CONNECT packet; None: no will.
             subscriptions: asked for after every connecting, before anything else is sent.
             confirmed: called with the number that :meth:`send` gave, and why the broker refuses
                 that message, or None. A message with QoS 0 is confirmed too: the broker answered
@@ -128,12 +128,12 @@ class Connection:
         self._unfenced.append(self._last_number)
         return self._last_number
 
-    def close(self, goodbye: Message) -> None:
-        """Publish ``goodbye`` and disconnect in order, so that the will is not sent.
+    def close(self, goodbye: Message | None) -> None:
+        """Publish ``goodbye``, if there is one, and disconnect in order: the will is not sent.
 
         The next :meth:`step` connects again, at once.
         """
-        if self.up:
+        if self.up and goodbye is not None:
             info = self._client.publish(
                 goodbye.topic, goodbye.body, goodbye.qos, retain=goodbye.retain
             )
@@ -233,6 +233,8 @@ class Connection:
 
     def _set_will(self, client: paho.Client, _userdata: object, _socket: object) -> None:
         """Choose the will between opening the socket and sending CONNECT."""
+        if self._will is None:
+            return
         will = self._will()
         client.will_set(will.topic, will.body, will.qos, retain=will.retain)
 

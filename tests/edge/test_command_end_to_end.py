@@ -1,0 +1,228 @@
+"""A real agent, broker, web server and command line: commands as a plant engineer gives them."""
+
+import functools
+import http.server
+import io
+import json
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from msgspec.structs import replace
+from PIL import Image
+
+from deepfusion_edge import cli
+from deepfusion_edge.bundle.history import read_history
+from deepfusion_edge.bundle.store import install, load_current
+from deepfusion_edge.errors import CommandError
+from deepfusion_edge.fusion import Threshold, Thresholds
+from tests.edge.command_parts import NOW
+
+pytestmark = pytest.mark.slow
+
+
+class Line:
+    """An agent as a process, frames that come all the time, and a person with a key."""
+
+    def __init__(self, folder, broker, keys):
+        self.folder, self.broker, self.keys = folder, broker, keys
+        self.state, self.frames = folder / "state", folder / "frames"
+        self.frames.mkdir()
+        self.operator = keys
+        self._feeding = threading.Event()
+        self._count = 0
+        self._process = None
+        self.config = {
+            "state_dir": "state",
+            "sources": [
+                {
+                    "kind": "folder",
+                    "name": "cam",
+                    "path": "frames",
+                    "mode": "watch",
+                    "poll_interval_s": 0.02,
+                }
+            ],
+            "mqtt": {"port": broker.port, "client_id": "line-1"},
+            "commands": {
+                "keys": [
+                    {
+                        "file": str(keys.public),
+                        "actions": [
+                            *("set-members", "set-policy", "snapshot"),
+                            *("install", "roll-back", "restart"),
+                        ],
+                    }
+                ],
+                "snapshot_dir": "snapshots",
+            },
+            "updates": {
+                "min_free_bytes": 0,
+                "idle_timeout_s": 2,
+                "probation": {"frames": 60, "latency_factor": 1000.0},
+            },
+        }
+
+    def start(self):
+        (self.folder / "agent.json").write_text(json.dumps(self.config))
+        with (self.folder / "log").open("wb") as log:
+            self._process = self._open(log)
+        self._feeder = threading.Thread(target=self._feed)
+        self._feeder.start()
+
+    def _open(self, log):
+        return subprocess.Popen(
+            [sys.executable, "-m", "deepfusion_edge.cli", "run", "--supervise"]
+            + ["--config", str(self.folder / "agent.json"), "--log-level", "warning"],
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
+
+    def _feed(self):
+        stream = io.BytesIO()
+        Image.new("RGB", (8, 8), (255, 0, 0)).save(stream, "PNG")
+        while not self._feeding.wait(0.02):
+            self._count += 1
+            (self.frames / "part").write_bytes(stream.getvalue())
+            (self.frames / "part").rename(self.frames / f"{self._count:06}.png")
+
+    def stop(self):
+        self._feeding.set()
+        self._feeder.join()
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(40)
+
+    def sign(self, *words, name):
+        out = self.folder / f"{name}.cmd"
+        words = ["sign", *map(str, words), "--agent", "deepfusion/line-1", "--id", name]
+        words += ["--key", str(self.keys.private_path), "--out", str(out), "--log-level", "error"]
+        assert cli.main(words) == 0
+        return out
+
+    def send(self, file, *words) -> int:
+        words = ["send", str(file), "--port", str(self.broker.port), *map(str, words)]
+        return cli.main([*words, "--wait-s", "120", "--json"])
+
+
+@pytest.fixture
+def line(tmp_path, broker, keys, make_bundle):
+    keys.private_path.chmod(0o600)
+    made = Line(tmp_path, broker, keys)
+    for sequence in (1, 2):
+        bundle = make_bundle(tmp_path / f"{sequence}.dfb", sequence=sequence)
+        install(bundle, made.state, [keys.public], now=NOW, probe=False)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def web(tmp_path):
+    folder = tmp_path / "web"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_day_with_commands(line, listen, broker, make_bundle, web, tmp_path, capsys):
+    listener = listen(broker)
+
+    def decisions():
+        return [json.loads(body) for body in listener.bodies("decision/cam")]
+
+    def last(field, value):
+        listener.wait(lambda: decisions()[-1:] and decisions()[-1][field] == value, 60)
+
+    def said():
+        return capsys.readouterr()
+
+    last("bundle_sequence", 2)
+
+    # K, at once and for good
+    k3 = line.sign("set-members", 3, name="k3")
+    said()
+    assert line.send(k3) == 0
+    assert json.loads(said().out) == {"id": "k3", "state": "done", "members": 3, "policy": True}
+    last("members", 3)
+
+    # The same command once more
+    assert line.send(k3) == CommandError.exit_code
+    assert "refused (duplicate)" in said().err
+
+    # A snapshot stays on the device
+    assert line.send(line.sign("snapshot", name="look")) == 0
+    result = json.loads(said().out.splitlines()[-1])
+    kept = tmp_path / "snapshots" / result["file"]
+    assert kept.stat().st_size == result["bytes"]
+
+    # A bundle in chunks over MQTT; K stays
+    good = make_bundle(tmp_path / "good.dfb", sequence=3)
+    update = line.sign("install", good, "--chunk-bytes", 1024, name="update-3")
+    assert line.send(update, "--bundle", good) == 0
+    told = said()
+    assert json.loads(told.out.splitlines()[-1])["bundle_sequence"] == 3
+    assert [word in told.err for word in ("fetching", "installing", "probation")] == [True] * 3
+    last("bundle_sequence", 3)
+    assert decisions()[-1]["members"] == 3
+
+    # A bundle by URL that computes something else than its maker: the probe refuses it
+    folder, url = web
+    wrong = make_bundle(tmp_path / "wrong.dfb", sequence=4, golden=other_golden())
+    (folder / "wrong.dfb").write_bytes(wrong.read_bytes())
+    update = line.sign("install", wrong, "--url", f"{url}/wrong.dfb?token=secret", name="update-4")
+    assert line.send(update) == CommandError.exit_code
+    told = said().err
+    assert "golden probe" in told
+    assert "secret" not in told
+
+    # One by URL that is well made, and rejects everything: probation rolls it back
+    never = Threshold(suspect=None, reject=None)
+    limits = Thresholds(
+        feature_variance=Threshold(suspect=None, reject=0.0),
+        disagreement=never,
+        false_positive_rate=0.01,
+        calibration_images=100,
+    )
+    strict = make_bundle(tmp_path / "strict.dfb", sequence=5, thresholds=limits)
+    (folder / "strict.dfb").write_bytes(strict.read_bytes())
+    update = line.sign("install", strict, "--url", f"{url}/strict.dfb", name="update-5")
+    assert line.send(update) == CommandError.exit_code
+    assert "rolled back: rejects 100.0% of" in said().err
+    assert any(one["bundle_sequence"] == 5 for one in decisions())
+    last("bundle_sequence", 3)
+
+    # By hand from afar
+    assert line.send(line.sign("roll-back", name="back")) == 0
+    last("bundle_sequence", 2)
+    assert load_current(line.state, now=NOW).manifest.sequence == 2
+
+    # A restart by the supervisor; K holds
+    count = len(listener.bodies("line-1/state"))
+    assert line.send(line.sign("restart", name="again")) == 0
+    assert len(listener.bodies("line-1/state")) > count
+    last("members", 3)
+
+    results = [(entry.result, entry.sequence) for entry in read_history(line.state)][2:]
+    assert results == [("kept", 3), ("refused", None), ("rolled back", 5), ("installed", 2)]
+    statuses = [json.loads(body) for body in listener.bodies("command/status")]
+    assert len({status["id"] for status in statuses}) == len(statuses)
+    assert "secret" not in (tmp_path / "log").read_text()
+    assert "token" not in json.dumps(statuses)
+
+
+def other_golden():
+    from tests.edge.conftest import SITES, toy_golden
+
+    return replace(toy_golden(SITES, 3, (8, 8)), fused=(1.0, 0.0, 0.0))

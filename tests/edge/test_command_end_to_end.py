@@ -74,8 +74,10 @@ class Line:
 
     def _open(self, log):
         return subprocess.Popen(
-            [sys.executable, "-m", "deepfusion_edge.cli", "run", "--supervise"]
-            + ["--config", str(self.folder / "agent.json"), "--log-level", "warning"],
+            [
+                *(sys.executable, "-m", "deepfusion_edge.cli", "run", "--supervise"),
+                *("--config", self.folder / "agent.json", "--log-level", "warning"),
+            ],
             stdout=subprocess.DEVNULL,
             stderr=log,
         )
@@ -136,7 +138,7 @@ def web(tmp_path):
         thread.join()
 
 
-def test_a_day_with_commands(line, listen, broker, make_bundle, web, tmp_path, capsys):
+def test_a_day_with_commands(line, listen, broker, make_bundle, web, tmp_path, capsys):  # noqa: PLR0915 - a day
     listener = listen(broker)
 
     def decisions():

@@ -190,24 +190,24 @@ def _ask(
     if begin:
         headers["Range"] = f"bytes={begin}-"
     connection.request("GET", address.path, headers=headers)
-    answer = connection.getresponse()
-    if answer.status in _REDIRECTS:
-        return answer.getheader("Location") or ""
-    if answer.status in _AGAIN_LATER:
-        raise http.client.HTTPException(f"answers with status {answer.status}")
-    if answer.status not in {200, 206}:
-        raise InputError(f"{address.words} answers with status {answer.status}", _NEW_COMMAND)
-    if answer.status == http.HTTPStatus.OK:
-        begin = 0
-    elif not (answer.getheader("Content-Range") or "").startswith(f"bytes {begin}-"):
-        raise http.client.HTTPException("answers with another part than was asked for")
-    _check_size(answer, address, file.size - begin)
-    descriptor = file.open()
-    with writing(file.path):
-        os.ftruncate(descriptor, begin)
-    with os.fdopen(descriptor, "r+b", buffering=0) as stream:
-        stream.seek(begin)
-        _copy(answer, stream, file.size - begin, progress, deadline)
+    with connection.getresponse() as answer:  # it outlives the connection's own close
+        if answer.status in _REDIRECTS:
+            return answer.getheader("Location") or ""
+        if answer.status in _AGAIN_LATER:
+            raise http.client.HTTPException(f"answers with status {answer.status}")
+        if answer.status not in {200, 206}:
+            raise InputError(f"{address.words} answers with status {answer.status}", _NEW_COMMAND)
+        if answer.status == http.HTTPStatus.OK:
+            begin = 0
+        elif not (answer.getheader("Content-Range") or "").startswith(f"bytes {begin}-"):
+            raise http.client.HTTPException("answers with another part than was asked for")
+        _check_size(answer, address, file.size - begin)
+        descriptor = file.open()
+        with os.fdopen(descriptor, "r+b", buffering=0) as stream:
+            with writing(file.path):
+                stream.truncate(begin)
+            stream.seek(begin)
+            _copy(answer, stream, file.size - begin, progress, deadline)
     return None
 
 

@@ -1,7 +1,9 @@
 """TLS to a real mosquitto: trusted, not trusted, too old, and files that are no PEM."""
 
+import base64
 import datetime as dt
 import ipaddress
+import json
 import threading
 
 import pytest
@@ -12,8 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from deepfusion_edge.config import Mqtt, Tls
 from deepfusion_edge.errors import InputError
 from deepfusion_edge.outbox import Outbox
+from deepfusion_edge.report.messages import Subscription
 from deepfusion_edge.report.payload import AgentState
 from deepfusion_edge.report.publisher import Publisher
+from tests.edge.mqtt_parts import publisher_for, put, running, wait
 
 
 @pytest.fixture
@@ -95,3 +99,31 @@ def test_files_that_are_missing_or_no_pem(certificate):
     (certificate / "junk.pem").write_text("junk")
     with pytest.raises(InputError, match=r"mqtt\.tls: "):
         run_once(1, certificate, Tls(ca_file=str(certificate / "junk.pem")), drain_timeout_s=0)
+
+
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+def test_much_goes_both_ways_between_certificates(make_broker, certificate, outbox, node, protocol):
+    """TLS hands over records, select sees sockets: nothing may stay in between."""
+    extra = f"cafile {certificate}/cert.pem\nrequire_certificate true\n"
+    broker = make_broker(options=options(certificate, extra))
+    cert, key = str(certificate / "cert.pem"), str(certificate / "key.pem")
+    got = []
+    heard = Subscription("deepfusion/line-1/decision/cam", 1, got.append)
+    put(outbox, *(f"{n}:" + "x" * (n % 7) * 10_000 for n in range(300)))
+    tls = Tls(ca_file=cert, cert_file=cert, key_file=key)
+    url = f"mqtts://127.0.0.1:{broker.port}"
+    with node("listen.mjs", url, "4" if protocol == "3.1.1" else "5", cert, cert, key) as process:
+        assert json.loads(process.stdout.readline()) == "ready"
+        publisher = publisher_for(broker, outbox, tls=tls, protocol=protocol, subscriptions=[heard])
+        with running(publisher):
+            wait(lambda: not outbox.kept and len(got) == 300, 60)
+        theirs = []
+        while len(theirs) < 300:
+            message = json.loads(process.stdout.readline())
+            if message["topic"].endswith("/cam"):
+                theirs.append(base64.b64decode(message["body"]))
+        process.kill()
+        process.communicate()
+    numbers = [int(message.payload.split(b":")[0]) for message in got]
+    assert numbers == list(range(300))
+    assert theirs == [message.payload for message in got]

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backlog", type=int, default=100_000, help="of drain (default: %(default)s)"
     )
     parser.add_argument(
-        "--replay", type=int, default=72_000, help="frames of memory (default: %(default)s)"
+        "--replay", type=int, default=36_000, help="frames of memory (default: %(default)s)"
     )
     parser.add_argument("--kills", type=int, default=100, help="(default: %(default)s)")
     parser.add_argument("--restarts", type=int, default=50, help="(default: %(default)s)")

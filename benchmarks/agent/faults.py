@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.agent.rig import AGENT, Rig, bundle_of, photographs, stop
 from benchmarks.agent.subscriber import Subscriber
-from deepfusion_edge.errors import UnreachableError
+from deepfusion_edge.errors import StorageError, UnreachableError
 from deepfusion_edge.outbox import DATABASE, read_counters
 from deepfusion_toolkit.report import progress
 
@@ -26,6 +26,7 @@ IMAGES = 400
 _ALIVE_S = (0.05, 1.5)
 """After its first verdict of a life, the agent is killed within this time."""
 _PATIENCE_S = 120.0
+_STIR_S = 1.0
 
 
 class Heard:
@@ -66,7 +67,7 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
             agent = rig.agent(config, log)
             with progress("faults", len(plan)) as advance:
                 for act in plan:
-                    _wait_for_more(state)
+                    _wait_for_more(state, frames)
                     time.sleep(chance.uniform(*_ALIVE_S))
                     if act == "kill":
                         agent.kill()
@@ -77,7 +78,7 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
                         time.sleep(chance.uniform(0.0, 0.5))
                         rig.broker.start()
                     advance(1)
-            _wait_for_more(state)
+            _wait_for_more(state, frames)
             stop(agent)
             _wait_for_quiet(heard)
     counters = read_counters(state, now_s=time.time())
@@ -139,17 +140,26 @@ def _token(state: Path) -> str:
         return str(database.execute("SELECT token FROM origin").fetchone()[0])
 
 
-def _wait_for_more(state: Path) -> None:
+def _wait_for_more(state: Path, frames: Path) -> None:
     """Wait until the outbox has received something new: the agent lives and judges."""
-    deadline = time.monotonic() + _PATIENCE_S
-    before = read_counters(state, now_s=0.0)
-    while True:
-        now = read_counters(state, now_s=0.0)
-        if now is not None and now.received > (before.received if before else 0):
-            return
+    deadline, before = time.monotonic() + _PATIENCE_S, _received(state)
+    stirred = time.monotonic()
+    while _received(state) <= before:
         if time.monotonic() > deadline:
             raise UnreachableError("the agent gives no verdicts", "see agent.log")
+        if time.monotonic() > stirred + _STIR_S:
+            stirred = time.monotonic()
+            for file in frames.iterdir():
+                file.touch()  # it has judged them all: these are new ones
         time.sleep(0.02)
+
+
+def _received(state: Path) -> int:
+    try:
+        counters = read_counters(state, now_s=0.0)
+    except StorageError:  # the agent is making it
+        return 0
+    return 0 if counters is None else counters.received
 
 
 def _wait_for_quiet(heard: Heard) -> None:

@@ -1,7 +1,7 @@
 """Resident memory over a replay as long as two hours, at the pace of the small net.
 
 Frames are JPEG files of 640x480 that arrive on an MQTT topic: they go through broker, queue,
-decoder, graph, outbox and back. 72,000 of them are two hours at ten a second.
+decoder, graph, outbox and back. 36,000 of them are two hours at five a second.
 """
 
 import argparse

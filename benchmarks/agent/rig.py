@@ -95,6 +95,7 @@ class Rig:
     def __init__(self, work: Path) -> None:
         self.work = work
         self.broker = Mosquitto(work / "broker")
+        self._agents: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
         self.broker.start()
@@ -106,6 +107,9 @@ class Rig:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for agent in self._agents:  # those that an error left behind
+            agent.kill()
+            agent.wait()
         self.broker.stop()
 
     def install(self, bundle: "Bundle") -> Path:
@@ -132,11 +136,13 @@ class Rig:
     def agent(self, config: Path, log: Path) -> "subprocess.Popen[bytes]":
         """Start ``deepfusion-agent run`` as a user would; what it says is appended to ``log``."""
         with log.open("ab") as file:
-            return subprocess.Popen(
+            agent = subprocess.Popen(
                 [sys.executable, "-m", "deepfusion_edge.cli", "run", "--config", str(config)],
                 stdout=file,
                 stderr=file,
             )
+        self._agents.append(agent)
+        return agent
 
 
 def stop(agent: "subprocess.Popen[bytes]", timeout_s: float = 600.0) -> None:

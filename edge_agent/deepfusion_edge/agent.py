@@ -1,8 +1,8 @@
 """The loop: frame -> factors -> graph -> verdict -> outbox; the only file that starts threads.
 
-Up to six threads: one judges (the caller's), one feeds it with prepared frames, one publishes, one
-carries commands out, one serves the status page, and one watches that the judging one moves. They
-share the outbox, the control and the observers.
+Up to seven threads: one judges (the caller's), one feeds it with prepared frames, one tells the
+observers, one publishes, one carries commands out, one serves the status page, and one watches that
+the judging one moves. They share the outbox, the control and the observers.
 """
 
 import logging
@@ -34,7 +34,7 @@ from deepfusion_edge.health.sensors import read_device
 from deepfusion_edge.health.server import serve
 from deepfusion_edge.judging import Judge, Summary, put_alert
 from deepfusion_edge.line import Line, load_line, utc_now
-from deepfusion_edge.observer import Everyone, Observer
+from deepfusion_edge.observer import Everyone, Handed, Observer
 from deepfusion_edge.outbox import Outbox
 from deepfusion_edge.remote import Remote
 from deepfusion_edge.report import payload
@@ -135,7 +135,9 @@ class _Agent:
         if config.http is not None:
             self._seeing = Seeing(self._living(), config.http, stuck_s=config.model.watchdog_s / 2)
             observers = (*observers, *self._seeing.observers)
-        self._observer = Everyone((*observers, self._window))
+        self._handed = Handed(Everyone(observers))
+        # The window at once: a frame of the bundle before must not count for the one after.
+        self._observer = Everyone((self._window, self._handed))
 
     def run(self, load: Callable[[AgentConfig], Line]) -> Summary:
         """Run; see :func:`run_agent`."""
@@ -157,6 +159,7 @@ class _Agent:
         with ExitStack() as threads:
             if self._seeing is not None:
                 threads.enter_context(_Thread("http", self._serve, self._control.stop))
+            threads.enter_context(_Thread("observers", self._handed.run, self._control.stop))
             threads.enter_context(_Thread("watch", self._watch, self._control.stop))
             try:
                 judge = start.begin(

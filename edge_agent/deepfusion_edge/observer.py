@@ -1,6 +1,9 @@
 """Who is told what the loop does: health, the status page, snapshots."""
 
+import contextlib
 import logging
+import queue
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +13,8 @@ from deepfusion_edge.report.payload import AgentState, AlertKind, SourceState, S
 from deepfusion_edge.source.base import Frame
 
 log = logging.getLogger(__name__)
+
+_TURN_S = 0.1
 
 
 class Timing(NamedTuple):
@@ -52,9 +57,9 @@ class Judged(NamedTuple):
 class Observer:
     """Nobody: override what you want to hear.
 
-    Methods are called from the loop's threads (``judged`` and ``alert`` from the judging one,
-    ``source`` from the feeder's, ``state`` from the publisher's; ``alert`` from any). They must
-    be quick; what they raise is logged and goes no further.
+    Methods are called in the thread where it happened and must be quick; only ``judged`` may take as
+    long as a frame does where :class:`Handed` stands before it. What they raise is logged and goes
+    no further.
     """
 
     def judged(self, judged: Judged) -> None:
@@ -98,3 +103,40 @@ class Everyone(Observer):
                 getattr(observer, event)(*details)
             except Exception:  # noqa: PERF203 - one that fails must not silence the others
                 log.exception("%s failed to hear of %s", type(observer).__name__, event)
+
+
+class Handed(Observer):
+    """Hands frames over to a thread that tells another observer, beside the next inference."""
+
+    def __init__(self, observer: Observer, *, room: int = 64) -> None:
+        """Prepare; frames are told while :meth:`run` runs.
+
+        Args:
+            observer: who is told.
+            room: frames that may wait; then the judging thread does.
+        """
+        self._observer = observer
+        self._waiting: queue.Queue[Judged] = queue.Queue(room)
+
+    def judged(self, judged: Judged) -> None:
+        """Hand a frame over."""
+        self._waiting.put(judged)
+
+    def run(self, finish: threading.Event) -> None:
+        """Tell until ``finish`` is set and nothing waits any more."""
+        while not (finish.is_set() and self._waiting.empty()):
+            with contextlib.suppress(queue.Empty):
+                judged = self._waiting.get(timeout=_TURN_S)
+                self._observer.judged(judged)
+
+    def source(self, name: str, state: SourceState) -> None:
+        """Tell at once."""
+        self._observer.source(name, state)
+
+    def alert(self, kind: AlertKind, reason: str, subject: Subject | None) -> None:
+        """Tell at once."""
+        self._observer.alert(kind, reason, subject)
+
+    def state(self, state: AgentState) -> None:
+        """Tell at once."""
+        self._observer.state(state)

@@ -19,9 +19,11 @@ from deepfusion_edge.erosion import sample
 from deepfusion_edge.errors import InputError, ModelError, TrustError, UnreachableError
 from deepfusion_edge.fusion import Outputs, Threshold, Thresholds
 from deepfusion_edge.line import Line
+from deepfusion_edge.observer import Observer
 from deepfusion_edge.outbox import DATABASE, Outbox
 from deepfusion_edge.report.payload import Alert, Decision
 from deepfusion_edge.runtime.base import Session
+from deepfusion_edge.source.base import Source
 
 NOW = "2026-06-01T00:00:00Z"
 
@@ -313,3 +315,79 @@ def test_sources_take_turns(make_config, manifest, frames, tmp_path):
         ("cam", 1),
         ("two", 1),
     ]
+
+
+class Flapping(Source):
+    """Lost and tried again three times, then there, then gone for good."""
+
+    STEPS = ("connecting", "lost", "reconnecting", "lost", "reconnecting", "connected", "ended")
+
+    def __init__(self, section):
+        super().__init__(section.name, poll_interval_s=0.02)
+        self.reason = "no frame for 5 s"
+
+    def __iter__(self):
+        for step in self.STEPS:
+            self.connection = step
+            yield None
+
+
+def test_a_lost_source_is_said_once_and_its_return_once(make_config, manifest, frames, monkeypatch):
+    (frames / "a.png").write_bytes(png())
+    monkeypatch.setattr(agent_module, "open_source", Flapping)
+    lost, back = run_offline(make_config(), manifest)
+    assert (lost.kind, lost.reason) == ("source", "cam is lost: no frame for 5 s")
+    assert (back.kind, back.reason) == ("source", "cam is connected again")
+
+
+def test_observers_hear_of_sources_alerts_frames_and_the_state(
+    make_config, manifest, frames, broker
+):
+    heard = []
+
+    class Ear(Observer):
+        def judged(self, judged):
+            heard.append(("judged", judged.frame.name))
+
+        def source(self, name, state):
+            heard.append((name, state.state))
+
+        def alert(self, kind, _reason, _subject):
+            heard.append(("alert", kind))
+
+        def state(self, state):
+            heard.append(("state", state.state))
+
+    (frames / "a.png").write_bytes(png())
+    (frames / "b.png").write_bytes(b"no image")
+    run_agent(
+        make_config(broker.port, drain_timeout_s=10),
+        stop=threading.Event(),
+        load=lambda _: Line(manifest, "ab" * 32, FakeSession()),
+        observers=[Ear()],
+    )
+    assert [what for what in heard if what[0] == "judged"] == [
+        ("judged", "a.png"),
+        ("judged", "b.png"),
+    ]
+    assert ("alert", "unreadable") in heard
+    assert ("cam", "ended") in heard
+    assert ("state", "online") in heard
+
+
+def test_frames_that_were_taken_are_judged_when_the_run_is_stopped(make_config, manifest, frames):
+    for n in range(3):
+        (frames / f"{n}.png").write_bytes(png())
+    stop = threading.Event()
+
+    class Stopping(FakeSession):
+        def run(self, image, factors):
+            if len(self.factors) == 1:  # the first frame; the second one is held ready by then
+                time.sleep(0.5)
+                stop.set()
+            return super().run(image, factors)
+
+    config = make_config()
+    summary = run_agent(config, stop=stop, load=lambda _: Line(manifest, "a", Stopping()))
+    assert (summary.frames, summary.kept) == (2, 2)
+    assert [decision.frame for decision in events(config)] == ["0.png", "1.png"]

@@ -57,9 +57,9 @@ class Judged(NamedTuple):
 class Observer:
     """Nobody: override what you want to hear.
 
-    Methods are called in the thread where it happened and must be quick; only ``judged`` may take as
-    long as a frame does where :class:`Handed` stands before it. What they raise is logged and goes
-    no further.
+    Methods are called in the thread where it happened and must be quick; only ``judged`` may take
+    as long as a frame does, where :class:`Handed` stands before it. What they raise is logged and
+    goes no further.
     """
 
     def judged(self, judged: Judged) -> None:

@@ -161,22 +161,24 @@ def decode(data: bytes) -> Payload:
 
 
 def _encode_metric(metric: Metric) -> bytes:
-    out = b"" if metric.name is None else put_bytes(1, metric.name.encode())
+    out = [] if metric.name is None else [put_bytes(1, metric.name.encode())]
     for number, value in ((2, metric.alias), (3, metric.timestamp_ms), (4, metric.datatype)):
         if value is not None:
-            out += put_number(number, value)
+            out.append(put_number(number, value))
     if metric.historical:
-        out += put_number(5, 1)
-    if metric.value is None:
-        return out + put_number(7, 1)
-    kind, content = metric.value
+        out.append(put_number(5, 1))
+    out.append(put_number(7, 1) if metric.value is None else _encode_value(*metric.value))
+    return b"".join(out)
+
+
+def _encode_value(kind: Kind, content: float | str) -> bytes:
     if isinstance(content, str):
-        return out + put_bytes(kind, content.encode())
-    if kind is Kind.FLOAT:
-        return out + put_float(kind, content)
+        return put_bytes(kind, content.encode())
     if kind is Kind.DOUBLE:
-        return out + put_double(kind, content)
-    return out + put_number(kind, int(content))
+        return put_double(kind, content)
+    if kind is Kind.FLOAT:
+        return put_float(kind, content)
+    return put_number(kind, int(content))
 
 
 def _decode_metric(data: bytes) -> Metric:

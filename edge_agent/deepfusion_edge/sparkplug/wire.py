@@ -3,6 +3,7 @@
 Source: https://protobuf.dev/programming-guides/encoding/
 """
 
+import functools
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,6 +12,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _MAX_FIELD = 2**29 - 1
 _MORE = 0x80  # another byte follows, with the next seven bits
 _VARINT_BITS = 70
+_SHORT = tuple(bytes([value]) for value in range(_MORE))
 _WIDTH = {FIXED64: 8, FIXED32: 4}
 
 
@@ -34,6 +36,8 @@ class Field(NamedTuple):
 
 def varint(value: int) -> bytes:
     """Spell a number of at most 64 bits."""
+    if 0 <= value < _MORE:
+        return _SHORT[value]
     if not 0 <= value < 2**64:
         raise WireError(f"{value} is no unsigned number of 64 bits")
     out = bytearray()
@@ -44,6 +48,7 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
+@functools.lru_cache(maxsize=1024)  # of one event's metrics all have the same time
 def put_number(number: int, value: int) -> bytes:
     """Spell a varint field."""
     return varint(number << 3 | VARINT) + varint(value)

@@ -17,7 +17,7 @@ from deepfusion_edge.errors import DeepFusionError
 from deepfusion_edge.runtime.ort import OrtSession
 from deepfusion_export.lint import folded, lint
 from deepfusion_export.onnx import to_onnx
-from deepfusion_export.parity import TOLERANCES
+from deepfusion_export.parity import TOLERANCES, plain_torch
 from deepfusion_export.tensorrt_rules import RELEASES
 from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.models import Classifier, load, save
@@ -122,7 +122,7 @@ def with_onnx(row: Row, model: Classifier, seen: Tensor) -> Row:
     for at, members in enumerate((1, _MEMBERS)):
         factors = erosion.sample(sites, seed=0, stream=at, members=members)
         image = seen[at : at + 1]
-        with torch.no_grad():
+        with plain_torch():
             mine = eroded(image, torch.from_numpy(factors)).logits.softmax(1)
         found = torch.from_numpy(session.run(image.numpy(), factors).members)
         apart = max(apart, float((found - mine).abs().max()))

@@ -29,7 +29,8 @@ Made by `make coverage` (`python -m benchmarks coverage`), not by hand.
   and all-ones factors, and between K members at once and one by one; at most {laws:g}. Moreover,
   every single factor has to change the output; a network with one that does not has failed.
 - **ONNX Runtime**: the largest difference of a member's probability from torch, K = 1 and 3, with
-  four sites of each kind eroded, the first and the last included; at most {parity:g}.
+  four sites of each kind eroded, the first and the last included; at most {parity:g}. Torch runs
+  without oneDNN there, whose convolutions round more (`export/deepfusion_export/parity.py`).
 - **TensorRT**: what `deepfusion-export lint` finds in its rules for 10.3 and 11. Nothing was built
   or run with TensorRT for this table.
 

@@ -36,7 +36,7 @@ from deepfusion_edge.errors import TrustError, UsageError
 from deepfusion_edge.fusion import Outputs
 from deepfusion_edge.image import probe_image
 from deepfusion_edge.runtime.ort import OrtSession
-from deepfusion_export import loss, parity, precision
+from deepfusion_export import limits, loss, parity, precision
 from deepfusion_export.frames import Form, preparation, put_before
 from deepfusion_export.loss import Loss
 from deepfusion_export.onnx import to_onnx
@@ -83,6 +83,29 @@ class Lowered:
             return precision.to_fp16(graph)
         feeds = loss.calibration(self.calibration, plan, several=several)
         return precision.to_int8(graph, feeds)
+
+    def limits(self, graph: bytes, plan: Plan, step: Callable[[str], None]) -> tuple[Plan, Dataset]:
+        """Set the scores' limits anew for INT8; FP16 moves them too little.
+
+        Args:
+            graph: the lowered one.
+            plan: whose limits they are.
+            step: hears why they stay those of FP32, if so.
+
+        Returns:
+            The plan with the limits that the bundle gets, and images that none of them was set on.
+        """
+        if self.calibration is None or plan.thresholds is None:
+            return plan, self.data
+        if not limits.enough(plan, self.data, self.max_loss):
+            step(
+                f"the scores' limits stay those of FP32: half of {len(self.data)} images are too"
+                " few to set them anew"
+            )
+            return plan, self.data
+        first, second = limits.halves(self.data)
+        step(f"setting the scores' limits anew on {len(first)} images")
+        return limits.set_anew(graph, plan, first), second
 
 
 def build(
@@ -146,8 +169,12 @@ def build(
             step(f"converting to {lowered.precision} and measuring what it costs")
             graph = lowered.convert(fp32, plan, several=form.several)
             check_onnx(graph)
-            cost = loss.measure(graph, fp32, plan, lowered.data)
+            judging, rest = lowered.limits(graph, plan, step)
+            cost = loss.measure(graph, fp32, plan, rest, limits=judging.thresholds)
             loss.require_small(cost, lowered.precision, lowered.max_loss)
+            manifest = msgspec.structs.replace(
+                manifest, thresholds=judging.thresholds, policy=judging.policy
+            )
         if form.frame is not None:
             step("putting the camera's frames in front")
             before = preparation(form, defended.size)

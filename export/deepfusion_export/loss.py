@@ -9,7 +9,7 @@ import numpy as np
 from deepfusion_edge import erosion, fusion
 from deepfusion_edge.bundle.manifest import Precision
 from deepfusion_edge.errors import ParityError, UsageError
-from deepfusion_edge.fusion import Array, Outputs
+from deepfusion_edge.fusion import Array, Outputs, Thresholds
 from deepfusion_edge.runtime.ort import OrtSession
 from deepfusion_export.precision import Feed
 from deepfusion_toolkit.data import folder
@@ -73,13 +73,23 @@ def require_measurable(images: Dataset, max_loss: float) -> None:
     Raises:
         UsageError: saying how many are needed.
     """
-    needed = CALIBRATION_IMAGES if max_loss == 0 else math.ceil(1 / max_loss)
+    needed = images_to_measure(max_loss)
     if len(images) < needed:
         raise UsageError(
             f"--data {images.root} has {len(images)} images, a loss of {max_loss:g} is seen on"
             f" {needed} or more",
             "add labelled images, or raise --max-loss",
         )
+
+
+def images_to_measure(max_loss: float) -> int:
+    """Of how many images one more error is at most ``max_loss``."""
+    return CALIBRATION_IMAGES if max_loss == 0 else math.ceil(1 / max_loss)
+
+
+def feed(images: Dataset, item: Item, plan: Plan, purpose: str) -> tuple[Array, Array]:
+    """Read an image and draw K members' factors, which depend on the purpose and the file alone."""
+    return _image(images, item, plan), _factors(item, plan, purpose)
 
 
 def calibration(images: Dataset, plan: Plan, *, several: bool = False) -> Iterator[Feed]:
@@ -91,15 +101,21 @@ def calibration(images: Dataset, plan: Plan, *, several: bool = False) -> Iterat
         several: whether the graph takes several images.
     """
     for item in images.items:
-        factors = _factors(item, plan, "calibration")
-        yield {
-            "image": _image(images, item, plan),
-            "factors": factors[None] if several else factors,
-        }
+        image, factors = feed(images, item, plan, "calibration")
+        yield {"image": image, "factors": factors[None] if several else factors}
 
 
-def measure(graph: bytes, fp32: bytes, plan: Plan, images: Dataset) -> Loss:
+def measure(
+    graph: bytes, fp32: bytes, plan: Plan, images: Dataset, *, limits: Thresholds | None = None
+) -> Loss:
     """Run both graphs on every image.
+
+    Args:
+        graph: in the lower precision.
+        fp32: the same in FP32.
+        plan: its limits judge what the FP32 graph says.
+        images: labelled and clean.
+        limits: judge what the other one says; None: the plan's do.
 
     Raises:
         InputError: an image cannot be read.
@@ -108,7 +124,7 @@ def measure(graph: bytes, fp32: bytes, plan: Plan, images: Dataset) -> Loss:
     low, high = OrtSession(graph), OrtSession(fp32)
     pairs: list[tuple[Outputs, Outputs]] = []
     for item in images.items:
-        image, factors = _image(images, item, plan), _factors(item, plan, "loss")
+        image, factors = feed(images, item, plan, "loss")
         pairs.append((low.run(image, factors), high.run(image, factors)))
     labels = np.array([item.label for item in images.items])
     ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
@@ -117,8 +133,8 @@ def measure(graph: bytes, fp32: bytes, plan: Plan, images: Dataset) -> Loss:
         images=len(pairs),
         accuracy=float((mine == labels).mean()),
         accuracy_fp32=float((full == labels).mean()),
-        alarms=_alarms(ours, plan),
-        alarms_fp32=_alarms(theirs, plan),
+        alarms=_alarms(ours, limits or plan.thresholds),
+        alarms_fp32=_alarms(theirs, plan.thresholds),
         agreement=float((mine == full).mean()),
         fused=max(_furthest(a.fused, b.fused) for a, b in pairs),
         members=max(_furthest(a.members, b.members) for a, b in pairs),
@@ -173,8 +189,8 @@ def _labels(outputs: Sequence[Outputs]) -> Array:
     return np.array([int(output.fused.argmax()) for output in outputs])
 
 
-def _alarms(outputs: Sequence[Outputs], plan: Plan) -> float:
-    states = [fusion.judge(output, plan.thresholds).state for output in outputs]
+def _alarms(outputs: Sequence[Outputs], limits: Thresholds | None) -> float:
+    states = [fusion.judge(output, limits).state for output in outputs]
     return sum(state != "accept" for state in states) / len(states)
 
 

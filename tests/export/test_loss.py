@@ -14,9 +14,10 @@ from deepfusion_edge import erosion
 from deepfusion_edge.bundle import store
 from deepfusion_edge.bundle.envelope import load_private_key
 from deepfusion_edge.errors import ParityError, UsageError
-from deepfusion_edge.fusion import Outputs, Threshold, Thresholds
+from deepfusion_edge.fusion import Outputs, Threshold, Thresholds, judge
+from deepfusion_edge.policy import Policy, Trend, Usual
 from deepfusion_edge.runtime.ort import OrtSession
-from deepfusion_export import bundle, loss
+from deepfusion_export import bundle, limits, loss
 from deepfusion_export.bundle import Lowered
 from deepfusion_export.cli import main
 from deepfusion_export.loss import Loss, measure
@@ -176,10 +177,10 @@ def build(case, files, monkeypatch, tmp_path):
     out = tmp_path / "out" / "line.dfb"
     out.parent.mkdir()
 
-    def call(lowered):
+    def call(lowered, plan=case.plan, step=lambda _text: None):
         return bundle.build(
-            [case.model], case.plan, keys=keys, id="line", sequence=1, out=out, lowered=lowered,
-            **DATES,
+            [case.model], plan, step=step, keys=keys, id="line", sequence=1, out=out,
+            lowered=lowered, **DATES,
         )  # fmt: skip
 
     call.out = out
@@ -203,6 +204,53 @@ def test_an_int8_bundle_records_its_calibration(files, data, images, build, tmp_
     assert manifest.precision == "int8"
     assert manifest.provenance["precision_calibration_images"] == 100
     store.install(build.out, tmp_path / "state", [files.public], now=NOW)
+
+
+def limited(plan, rate=0.05):
+    """The plan as calibrated on FP32, by limits that call every frame of INT8 an alarm."""
+    low = Thresholds(Threshold(1e-9, None), Threshold(1e-9, None), rate, 400)
+    trend = Trend(1 / 32, 0.5, 0.4)
+    policy = Policy(2, low, Usual(1e-9, 1e-9), Usual(1e-9, 1e-9), trend)
+    return msgspec.structs.replace(plan, thresholds=low, policy=policy, prefix_share=0.95)
+
+
+def test_limits_are_set_anew_on_the_int8_graph_and_judged_on_other_images(
+    case, data, images, build, tmp_path, files
+):
+    plan, said = limited(case.plan), []
+    lowered = Lowered("int8", data, folder.load(images["calibration"]), max_loss=0.9)
+    manifest = build(lowered, plan, said.append)
+    assert "setting the scores' limits anew on 50 images" in said
+    new, told = manifest.thresholds, manifest.provenance
+    assert (new.calibration_images, new.false_positive_rate) == (50, 0.05)
+    assert new.feature_variance.suspect > 1e-6
+    assert told["precision_images"] == 50
+    assert told["precision_alarms_fp32"] == 1.0
+    assert told["precision_alarms"] < 0.3
+    assert manifest.policy.start == 2
+    assert manifest.policy.thresholds.calibration_images == 50
+    installed = store.install(build.out, tmp_path / "state", [files.public], now=NOW)
+    session = OrtSession(installed.model_bytes(), threads=1)
+    first, _ = limits.halves(data)
+    feeds = [loss.feed(data, item, plan, "limits") for item in first.items]
+    verdicts = [judge(session.run(*one), new) for one in feeds]
+    assert sum(verdict.state != "accept" for verdict in verdicts) <= 0.05 * 51
+    highest = max(verdict.feature_variance for verdict in verdicts)
+    assert new.feature_variance.suspect == pytest.approx(highest, rel=0.5)
+
+
+def test_too_few_images_keep_the_limits_and_say_so(case, data, images, build):
+    plan, said = limited(case.plan, rate=0.01), []
+    few = Lowered("int8", data, folder.load(images["calibration"]), max_loss=0.9)
+    manifest = build(few, plan, said.append)
+    assert manifest.thresholds == plan.thresholds
+    assert manifest.policy == plan.policy
+    assert any("limits stay those of FP32: half of 100 images" in text for text in said)
+
+
+def test_fp16_keeps_the_limits(case, data, build):
+    plan = limited(case.plan)
+    assert build(Lowered("fp16", data, max_loss=0.9), plan).thresholds == plan.thresholds
 
 
 def test_a_precision_that_loses_too_much_leaves_nothing(case, data, build, monkeypatch):

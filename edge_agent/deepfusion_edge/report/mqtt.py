@@ -4,6 +4,7 @@ Connecting, back-off, TLS, Last Will, subscriptions and confirmations; what is p
 publisher's business. One thread drives it by calling :meth:`Connection.step`.
 """
 
+import functools
 import logging
 import random
 import select
@@ -78,7 +79,9 @@ class Connection:
         self.window = config.max_in_flight
         self._will, self._subscriptions, self._confirmed = will, tuple(subscriptions), confirmed
         self._clean = clean
-        self._client = self._make_client(password)
+        context = None if config.tls is None else tls_context(config.tls)
+        self._renew = functools.partial(self._make_client, password, context)
+        self._client = self._renew()
         self._connecting_since: float | None = None
         self._next_try = 0.0
         self._failures = 0
@@ -144,7 +147,7 @@ class Connection:
             self._client.on_disconnect = None
             self._client.disconnect()
             self._exchange_until(lambda: False)
-            self._client.on_disconnect = self._on_disconnect
+        self._client = self._renew()  # paho would repeat an unconfirmed goodbye in the next session
         self.up = False
         self._next_try = 0.0
 
@@ -345,7 +348,7 @@ class Connection:
             except Exception:
                 log.exception("what listens to %s failed on a message", subscription.topic)
 
-    def _make_client(self, password: str | None) -> paho.Client:
+    def _make_client(self, password: str | None, context: ssl.SSLContext | None) -> paho.Client:
         config = self.config
         is_5 = config.protocol == "5"
         client = paho.Client(
@@ -359,8 +362,8 @@ class Connection:
         client.max_inflight_messages_set(0)  # the publisher keeps to the window
         if config.username is not None:
             client.username_pw_set(config.username, password)
-        if config.tls is not None:
-            client.tls_set_context(tls_context(config.tls))
+        if context is not None:
+            client.tls_set_context(context)
         client.on_socket_open = self._set_will
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect

@@ -152,6 +152,7 @@ class Publisher:
         self._tidy_at = 0.0
         self._ready = False
         if self._profile.clean:  # what was not confirmed is lost with the session before
+            self._forget(float("inf"))
             self._sent.clear()
             self._next.clear()
             self._rewind, self._after = False, 0

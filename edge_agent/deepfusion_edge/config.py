@@ -154,7 +154,7 @@ class OutboxLimits(Struct, frozen=True, forbid_unknown_fields=True):
     """What is kept while the broker is away; beyond it the oldest events are dropped.
 
     Attributes:
-        max_bytes: of the database file; its write-ahead log adds about 2 MiB.
+        max_bytes: of the database file; its log and the reserve for a full disk add about 4 MiB.
         ttl_s: events older than this are dropped instead of sent; None: never.
     """
 

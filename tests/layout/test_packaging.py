@@ -105,6 +105,7 @@ def test_the_agents_wheel_holds_one_package_and_its_licence(tmp_path):
         "deepfusion_edge"
     }
     assert "deepfusion_edge/py.typed" in files
+    assert "deepfusion_edge/report/schema/decision.v1.json" in files
     assert any("Apache License" in text for text in files.values())
 
 

@@ -244,12 +244,14 @@ def _again(options: argparse.Namespace) -> list[str]:
 
 
 def _status(options: argparse.Namespace) -> int:
+    from deepfusion_edge.bundle.layout import read_probation
     from deepfusion_edge.bundle.store import load_current
     from deepfusion_edge.line import utc_now
     from deepfusion_edge.outbox import read_counters
 
     installed = load_current(options.state, now=utc_now())
     found = _words(installed.manifest) | {"digest": installed.bundle_hash}
+    found["probation"] = read_probation(options.state) is not None
     counters = read_counters(options.state, now_s=time.time())
     outbox = counters._asdict() if counters else None
     _say(options, {**found, "outbox": outbox}, "installed")

@@ -41,8 +41,9 @@ class Plant:
         for sequence in (1, 2):
             self.put(sequence)
 
-    def put(self, sequence, **options):
-        bundle = self.make_bundle(self.folder / f"{sequence}.dfb", sequence=sequence)
+    def put(self, sequence, *, expires="2036-01-01T00:00:00Z", **options):
+        path = self.folder / f"{sequence}.dfb"
+        bundle = self.make_bundle(path, sequence=sequence, expires=expires)
         return install(bundle, self.state, [self.keys.public], now=NOW, probe=False, **options)
 
     def office(self, **options):
@@ -282,6 +283,18 @@ def test_where_there_is_nothing_to_return_to_the_new_bundle_stays(plant):
     assert read_probation(plant.state) is None
 
 
+def test_an_expired_bundle_is_not_returned_to(plant):
+    plant.put(3, expires="2026-06-01T00:02:00Z")
+    plant.bundle(4)
+    with plant.office() as office:
+        plant.install(office)
+        office.now_s += 60
+        office.frames(20, problem="broken")
+        assert "cannot be used: the bundle expired" in ended(office)["reason"]
+    assert plant.serves() == 4
+    assert office.machine.judging == [4]
+
+
 def test_a_bundle_signed_by_a_stranger_never_serves(plant, make_keys):
     plant.bundle(signers=[make_keys().private])
     with plant.office() as office:
@@ -297,7 +310,38 @@ def test_an_install_by_hand_meanwhile_ends_the_probation(plant):
         plant.put(4)
         assert "by hand" in ended(office)["reason"]
     assert plant.serves() == 4
+    assert office.machine.judging == [3, 4]
     assert roll_back(plant.state).manifest.sequence == 2  # 3 was never kept
+
+
+def test_a_roll_back_by_hand_on_probation_reaches_the_agent_that_runs(plant):
+    with plant.office() as office:
+        plant.install(office)
+        office.frames(1)
+        assert roll_back(plant.state, now=NOW).manifest.sequence == 2
+        assert "rolled back: by hand" in ended(office)["reason"]
+    assert office.machine.judging == [3, 2]
+
+
+def test_a_defect_ends_the_command_and_not_the_agent(plant, monkeypatch, caplog):
+    def defect(*_, **__):
+        raise KeyError("a defect")
+
+    with plant.office() as office:
+        with monkeypatch.context() as patch:
+            patch.setattr(office.machine, "choose", defect)
+            office.take(plant.signer.sign(SetMembers(3)))
+            assert "a defect of the agent (KeyError)" in ended(office)["reason"]
+        office.take(plant.signer.sign(SetMembers(3), sequence=2))
+        assert ended(office, "c-2")["state"] == "done"
+        with monkeypatch.context() as patch:
+            patch.setattr(update_module, "decide", defect)
+            plant.order(office, sequence=3)
+            wait(lambda: asked(office, "c-3"))
+            plant.send(office, name="c-3")
+            assert "rolled back: a defect" in ended(office, "c-3")["reason"]
+    assert "KeyError: 'a defect'" in caplog.text
+    assert plant.serves() == 2
 
 
 def test_an_interrupted_phase_is_not_tried_for_ever(plant, monkeypatch):

@@ -19,6 +19,7 @@ from deepfusion_edge.config_commands import Updates
 from tests.edge.command_parts import NOW, Signer, make_config
 from tests.edge.power_cut_agent import DIED
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 CHUNK = 2048
 
@@ -169,6 +170,7 @@ def test_a_bundle_that_fails_on_probation_is_rolled_back(device):
         assert "rolled back" in done.reason, step
         assert read_history(device.state)[-1].result == "rolled back"
         assert (device.state / "previous").resolve() != (device.state / "current").resolve()
+        assert json.loads((device.state / "highest.json").read_bytes())["sequence"] == 3
 
     cut_everywhere(device, steps, check)
 

@@ -7,7 +7,9 @@ the broker gets its confirmation, so that a power cut leaves the message there o
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from deepfusion_edge.bundle.layout import Hook, no_hook
@@ -181,7 +183,19 @@ class Desk:
         self._quick()
         for pending in self._ledger.content.pending:
             if isinstance(pending.command.action, Install):
-                self._update.advance(pending)
+                with self._survived(partial(self._update.abort, pending)):
+                    self._update.advance(pending)
+
+    @contextmanager
+    def _survived(self, end: Callable[[str], None]) -> Iterator[None]:
+        """End a command that meets a defect of this program: it must not end the agent for ever."""
+        try:
+            yield
+        except (DeepFusionError, Halted):
+            raise
+        except Exception as error:
+            log.exception("a command met a defect")
+            end(f"a defect of the agent ({type(error).__name__}); its log says more")
 
     def _quick(self) -> None:
         for pending in self._ledger.content.pending:
@@ -201,12 +215,13 @@ class Desk:
         if pending.starts > MAX_STARTS:
             context.end(pending, "failed", f"interrupted {MAX_STARTS} times")
             return
-        try:
-            outcome = perform(context, pending, self._abort)
-        except DeepFusionError as error:
-            context.end(pending, "failed", str(error))
-            return
-        context.end(pending, "done", outcome.reason, outcome.result, outcome.settings)
+        with self._survived(partial(context.end, pending, "failed")):
+            try:
+                outcome = perform(context, pending, self._abort)
+            except DeepFusionError as error:
+                context.end(pending, "failed", str(error))
+                return
+            context.end(pending, "done", outcome.reason, outcome.result, outcome.settings)
 
     def _abort(self, why: str) -> str | None:
         for pending in self._ledger.content.pending:

@@ -60,6 +60,7 @@ class Update:
         """
         self._context, self._between, self._wait, self._probe = context, between, wait, probe
         self._entered: tuple[str, Phase] | None = None  # what was not begun before this start
+        self._judging: str | None = None  # the bundle on probation, once this agent judges by it
         self._pieces: tuple[str, Pieces] | None = None
         self._broken: StorageError | None = None
 
@@ -208,12 +209,16 @@ class Update:
         context, state = self._context, self._context.state
         record = read_probation(state)
         if record is None:
-            self._check_not_dropped(pending)
-            if name_of(state / CURRENT) == pending.target:
+            current = name_of(state / CURRENT)
+            if current == pending.target:
                 self._done(pending, "kept")
-            else:
-                self._fail(pending, "another bundle was installed by hand meanwhile")
+                return
+            if self._judging == pending.target and current is not None:
+                self._swap_back(context.machine.load(read_bundle(state, current)))
+            self._check_not_dropped(pending)
+            self._fail(pending, "another bundle was installed by hand meanwhile")
             return
+        self._judging = pending.target
         decision = decide(context.config.updates.probation, record.baseline, context.window.seen())
         if decision.what == "keep":
             keep(state, now=context.moment(), why=decision.why, hook=context.hook)

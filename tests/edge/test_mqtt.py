@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from deepfusion_edge.report import mqtt as mqtt_module
 from tests.edge.mqtt_parts import Listener, publisher_for, put, running, states
 
 SECRET = "s3cret-of-the-line"  # noqa: S105 - of a broker that lives for one test
@@ -176,3 +177,15 @@ def test_never_more_than_the_window_is_under_way(broker, outbox):
         assert len(publisher._sent) == 3
         broker.thaw()
     assert outbox.kept == 0
+
+
+def test_an_event_does_not_wait_for_the_next_turn(broker, listen, outbox, monkeypatch):
+    monkeypatch.setattr(mqtt_module, "_TICK_S", 5.0)
+    listener = listen(broker)
+    with running(publisher_for(broker, outbox)):
+        listener.wait(lambda: states(listener) == ["online"])
+        begun = time.monotonic()
+        for number in range(20):
+            put(outbox, str(number))
+            listener.wait(lambda n=number: str(n) in listener.bodies("decision/cam"))
+        assert time.monotonic() - begun < 4

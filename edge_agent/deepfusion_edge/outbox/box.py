@@ -65,6 +65,7 @@ class Outbox:
     Attributes:
         moved_aside: where a corrupt database was moved to when this one was opened, or None.
         disk_full: whether the disk has no space, so that each new event pushes out an old one.
+        on_put: called after every put, in its thread; must not block.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Outbox:
         """
         self.moved_aside: Path | None = None
         self.disk_full = False
+        self.on_put: Callable[[], None] = lambda: None
         self._path = state / DATABASE
         self._max_events, self._max_bytes, self._ttl_s = max_events, max_bytes, ttl_s
         self._mutex = threading.RLock()
@@ -119,7 +121,8 @@ class Outbox:
                     self._make_room(error)
             self._last += 1
             self._kept += 1
-            return name
+        self.on_put()
+        return name
 
     def peek(self, batch: int, *, after: int = 0) -> list[Event]:
         """Return up to ``batch`` of the oldest events with an id above ``after``."""

@@ -4,14 +4,18 @@ Connecting, back-off, TLS, Last Will, subscriptions and confirmations; what is p
 publisher's business. One thread drives it by calling :meth:`Connection.step`.
 """
 
+import contextlib
 import functools
 import logging
+import os
 import random
 import select
 import socket
 import ssl
 import time
+import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
@@ -92,6 +96,7 @@ class Connection:
         self._unfenced: list[int] = []  # numbers of messages with QoS 0, below zero
         self._fences: dict[int, list[int]] = {}
         self._last_number = 0
+        self._alarm = _Alarm()
 
     @property
     def address(self) -> str:
@@ -114,6 +119,10 @@ class Connection:
         if self._unfenced and not self._fences:
             self._fence()
         self._exchange(_TICK_S)
+
+    def wake(self) -> None:
+        """End the waiting of :meth:`step`, or of the next one; for any thread."""
+        self._alarm.ring()
 
     def hurry(self) -> None:
         """Try now instead of waiting for the next attempt."""
@@ -160,9 +169,11 @@ class Connection:
         # What TLS has decrypted already, select does not see.
         pending = isinstance(connection, ssl.SSLSocket) and connection.pending() > 0
         writers = [connection] if client.want_write() else []
-        readable, writable, _ = select.select(
-            [connection], writers, [], 0.0 if pending else timeout_s
-        )
+        with self._alarm as rung:
+            wait_s = 0.0 if pending or rung else timeout_s
+            readers: list[Any] = [connection, self._alarm]
+            ready, writable, _ = select.select(readers, writers, [], wait_s)
+        readable = connection in ready
         if readable or pending:
             client.loop_read()
         if writable and client.socket() is not None:
@@ -374,6 +385,36 @@ class Connection:
         client.on_socket_register_write = lambda *_: None
         client.on_message = self._on_message
         return client
+
+
+class _Alarm:
+    """Wakes a thread that waits in select; costs nothing while that thread is busy."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        for end in (self._reader, self._writer):
+            os.set_blocking(end, False)
+            weakref.finalize(self, os.close, end)
+        self._asleep = self._rung = False
+
+    def fileno(self) -> int:
+        return self._reader
+
+    def ring(self) -> None:
+        self._rung = True
+        if self._asleep:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._writer, b"!")
+
+    def __enter__(self) -> bool:
+        """Go to sleep; say whether it rang before."""
+        self._asleep = True  # first: who rings from now on writes
+        return self._rung
+
+    def __exit__(self, *_: object) -> None:
+        self._asleep = self._rung = False
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._reader, 4096)
 
 
 def _refusal(reason: str) -> str:

@@ -64,6 +64,7 @@ class Publisher:
             confirmed=self._confirmed,
             clean=self._profile.clean,
         )
+        outbox.on_put = self._connection.wake
         self._tidy_at = self._hold_until = 0.0
         self._clock = self._now() - time.monotonic()
         self._session = 0

@@ -424,3 +424,14 @@ def test_what_is_missing_is_said():
         wait(pipeline, lambda: pipeline.state.state == "lost")
         assert "built without GSTREAMER" in pipeline.state.reason
         pipeline.close()
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_opencv_is_told_its_limits_and_the_transport_before_it_is_loaded(make, transport):
+    camera = make("five", device=None, url="rtsp://h/", transport=transport)
+    assert camera._target.variables(1000) == {
+        "OPENCV_IO_MAX_IMAGE_PIXELS": "1000",
+        "OPENCV_LOG_LEVEL": "SILENT",
+        "OPENCV_FFMPEG_CAPTURE_OPTIONS": f"rtsp_transport;{transport}",
+    }
+    assert "OPENCV_FFMPEG_CAPTURE_OPTIONS" not in make("five")._target.variables(1000)

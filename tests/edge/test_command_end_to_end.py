@@ -34,6 +34,7 @@ class Line:
         self._feeding = threading.Event()
         self._count = 0
         self._process = None
+        self.options = ["--supervise"]
         self.config = {
             "state_dir": "state",
             "sources": [
@@ -67,7 +68,8 @@ class Line:
 
     def start(self):
         (self.folder / "agent.json").write_text(json.dumps(self.config))
-        with (self.folder / "log").open("wb") as log:
+        self._feeding.clear()
+        with (self.folder / "log").open("ab") as log:
             self._process = self._open(log)
         self._feeder = threading.Thread(target=self._feed)
         self._feeder.start()
@@ -75,7 +77,7 @@ class Line:
     def _open(self, log):
         return subprocess.Popen(
             [
-                *(sys.executable, "-m", "deepfusion_edge.cli", "run", "--supervise"),
+                *(sys.executable, "-m", "deepfusion_edge.cli", "run", *self.options),
                 *("--config", self.folder / "agent.json", "--log-level", "warning"),
             ],
             stdout=subprocess.DEVNULL,
@@ -90,10 +92,10 @@ class Line:
             (self.frames / "part").write_bytes(stream.getvalue())
             (self.frames / "part").rename(self.frames / f"{self._count:06}.png")
 
-    def stop(self):
+    def stop(self, number=signal.SIGTERM):
         self._feeding.set()
         self._feeder.join()
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(number)
         self._process.wait(40)
 
     def sign(self, *words, name):
@@ -104,8 +106,8 @@ class Line:
         return out
 
     def send(self, file, *words) -> int:
-        words = ["send", str(file), "--port", str(self.broker.port), *map(str, words)]
-        return cli.main([*words, "--wait-s", "120", "--json"])
+        words = ["--port", str(self.broker.port), "--wait-s", "120", "--json", *map(str, words)]
+        return cli.main(["send", str(file), *words])
 
 
 @pytest.fixture
@@ -222,6 +224,42 @@ def test_a_day_with_commands(line, listen, broker, make_bundle, web, tmp_path, c
     assert len({status["id"] for status in statuses}) == len(statuses)
     assert "secret" not in (tmp_path / "log").read_text()
     assert "token" not in json.dumps(statuses)
+
+
+def test_an_agent_that_is_off_and_one_that_is_killed(line, listen, broker, make_bundle, tmp_path):
+    listener = listen(broker)
+
+    def statuses(name):
+        found = [json.loads(body) for body in listener.bodies("command/status")]
+        return [one for one in found if one["command"] == name]
+
+    def last(field, value):
+        bodies = lambda: listener.bodies("decision/cam")  # noqa: E731 - read anew each time
+        listener.wait(lambda: bodies() and json.loads(bodies()[-1])[field] == value, 60)
+
+    last("members", 4)
+    line.stop()
+    assert line.send(line.sign("set-members", 2, name="late"), "--wait-s", "0.5") == 7
+    assert statuses("late") == []
+    line.options = []
+    line.config["updates"]["probation"] |= {"frames": 10_000_000, "boots": 1}
+    line.start()
+    last("members", 2)
+    assert [one["state"] for one in statuses("late")] == ["accepted", "running", "done"]
+
+    bundle = make_bundle(tmp_path / "3.dfb", sequence=3)
+    update = line.sign("install", bundle, name="up")
+    assert line.send(update, "--bundle", bundle, "--wait-s", "8") == 7  # it goes on
+    for _ in range(2):  # one death is allowed
+        last("bundle_sequence", 3)
+        line.stop(signal.SIGKILL)
+        listener.messages.clear()
+        line.start()
+    last("bundle_sequence", 2)
+    listener.wait(lambda: statuses("up")[-1:] and statuses("up")[-1]["state"] == "failed")
+    assert "the agent died 2 times on probation, 1 are allowed" in statuses("up")[-1]["reason"]
+    alerts = [json.loads(body) for body in listener.bodies("/alert")]
+    assert any(one["kind"] == "bundle" and "rolled back" in one["reason"] for one in alerts)
 
 
 def other_golden():

@@ -217,3 +217,46 @@ def test_profiles():
     assert (config.mqtt.profile, config.mqtt.sparkplug.group_id) == ("sparkplug", "plant")
     config = parse(MINIMAL | {"mqtt": {"home_assistant": {}}})
     assert config.mqtt.home_assistant.discovery_prefix == "homeassistant"
+
+
+def with_commands(**sections):
+    source = {"kind": "folder", "name": "cam", "path": "frames"}
+    return json.dumps({"state_dir": "state", "sources": [source], **sections}).encode()
+
+
+def test_nobody_commands_unless_a_key_is_named():
+    config = parse_config(with_commands(), Path("/etc/agent"))
+    assert config.commands.keys == ()
+    assert config.commands.snapshot_dir is None
+    assert (config.updates.hosts, config.updates.http_hosts) == (None, ())
+
+
+def test_paths_of_commands_count_from_the_files_folder():
+    sections = {
+        "commands": {
+            "keys": [{"file": "operator.pub", "actions": ["restart"]}],
+            "snapshot_dir": "snapshots",
+        },
+        "updates": {"ca_file": "ca.pem"},
+    }
+    config = parse_config(with_commands(**sections), Path("/etc/agent"))
+    assert config.commands.keys[0].file == "/etc/agent/operator.pub"
+    assert config.commands.snapshot_dir == "/etc/agent/snapshots"
+    assert config.updates.ca_file == "/etc/agent/ca.pem"
+
+
+@pytest.mark.parametrize(
+    ("section", "text"),
+    [
+        ({"commands": {"keys": [{"file": "a.pub", "actions": []}]}}, "length >= 1"),
+        ({"commands": {"keys": [{"file": "a.pub", "actions": ["shell"]}]}}, "Invalid enum value"),
+        ({"commands": {"keys": [{"actions": ["restart"]}]}}, "missing required field `file`"),
+        ({"commands": {"keys": [{"file": "a\0", "actions": ["restart"]}]}}, "NUL"),
+        ({"commands": {"enabled": True}}, "unknown field"),
+        ({"updates": {"http_hosts": ["http://a"]}}, "regex"),
+        ({"updates": {"probation": {"frames": 1}}}, ">= 10"),
+    ],
+)
+def test_sections_of_commands_that_are_refused(section, text):
+    with pytest.raises(UsageError, match=text):
+        parse_config(with_commands(**section), Path("/etc/agent"))

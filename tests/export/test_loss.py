@@ -20,6 +20,7 @@ from deepfusion_edge.runtime.ort import OrtSession
 from deepfusion_export import bundle, limits, loss
 from deepfusion_export.bundle import Lowered
 from deepfusion_export.cli import main
+from deepfusion_export.frames import Form, reference
 from deepfusion_export.loss import Loss, measure
 from deepfusion_export.precision import to_fp16
 from deepfusion_toolkit.data import folder
@@ -179,10 +180,10 @@ def build(case, files, monkeypatch, tmp_path):
     out = tmp_path / "out" / "line.dfb"
     out.parent.mkdir()
 
-    def call(lowered, plan=case.plan, step=lambda _text: None):
+    def call(lowered, plan=case.plan, step=lambda _text: None, **more):
         return bundle.build(
             [case.model], plan, step=step, keys=keys, id="line", sequence=1, out=out,
-            lowered=lowered, **DATES,
+            lowered=lowered, **DATES, **more,
         )  # fmt: skip
 
     call.out = out
@@ -199,6 +200,24 @@ def test_an_fp16_bundle_says_so_and_a_device_installs_it(case, files, data, buil
     assert told["parity_members"] < 1e-5
     installed = store.install(build.out, tmp_path / "state", [files.public], now=NOW)
     assert installed.model_bytes() == to_fp16(case.graph)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_frames_are_prepared_in_fp32_before_a_lowered_network(
+    case, precision, files, data, images, build, tmp_path
+):
+    calibration = folder.load(images["calibration"]) if precision == "int8" else None
+    lowered = Lowered(precision, data, calibration, max_loss=0.9)
+    manifest = build(lowered, form=Form((40, 50), "BGR"))
+    assert (manifest.precision, manifest.preprocess.framed) == (precision, True)
+    installed = store.install(build.out, tmp_path / "state", [files.public], now=NOW)
+    session = OrtSession(installed.model_bytes(), threads=1)
+    frame = np.random.default_rng(0).integers(0, 256, (1, 40, 50, 3), dtype=np.uint8)
+    factors = erosion.sample(case.plan.sites, seed=1, stream=0, members=4)
+    wanted = OrtSession(case.graph, threads=1).run(reference(frame, (16, 20), "BGR"), factors)
+    found = session.run(frame, factors)
+    np.testing.assert_allclose(found.members, wanted.members, atol=0.15)
+    assert found.members.tobytes() != wanted.members.tobytes()
 
 
 def test_an_int8_bundle_records_its_calibration(files, data, images, build, tmp_path):

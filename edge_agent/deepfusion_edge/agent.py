@@ -95,7 +95,7 @@ def run_agent(
         finally:
             control.close()
         if control.restart_reason is not None:
-            raise RestartError(control.restart_reason)
+            raise RestartError.because(control.restart_reason)
         return summary
 
 
@@ -245,7 +245,7 @@ class _Agent:
 
     def _end_stuck(self) -> None:
         """Say why, give the publisher a moment to deliver it, and end without the stuck thread."""
-        error = StuckError(self._watchdog.limit_s)
+        error = StuckError.after(self._watchdog.limit_s)
         # In a thread of its own: the stuck one may be stuck in the outbox and hold its lock.
         telling = threading.Thread(target=self._alert, args=("watchdog", str(error)), daemon=True)
         telling.start()

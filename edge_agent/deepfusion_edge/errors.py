@@ -71,8 +71,10 @@ class StuckError(DeepFusionError):
 
     exit_code = 9
 
-    def __init__(self, limit_s: float) -> None:
-        super().__init__(
+    @classmethod
+    def after(cls, limit_s: float) -> "StuckError":
+        """For a thread that did not move for so many seconds."""
+        return cls(
             f"nothing moved for {limit_s:g} s (model.watchdog_s): an inference or the disk hangs",
             "the process ends with exit code 9; 'run --supervise' or systemd starts it again",
         )
@@ -83,8 +85,10 @@ class RestartError(DeepFusionError):
 
     exit_code = 10
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(
+    @classmethod
+    def because(cls, reason: str) -> "RestartError":
+        """For a restart that was asked for with this reason."""
+        return cls(
             f"restart asked for ({reason})",
             "the process ends with exit code 10; 'run --supervise' or systemd starts it again",
         )

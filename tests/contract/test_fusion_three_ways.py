@@ -25,6 +25,7 @@ class PassThrough(nn.Module):
     """The factors are the logits and the features: fusion alone is exported."""
 
     size, width, sites, name = (2, 2), LOGITS + FEATURES, (), "pass-through"
+    several = False
 
     def forward(self, image, factors):
         logits, features = torch.split(factors, [LOGITS, FEATURES], 1)

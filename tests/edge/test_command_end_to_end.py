@@ -245,7 +245,9 @@ def test_an_agent_that_is_off_and_one_that_is_killed(line, listen, broker, make_
     line.config["updates"]["probation"] |= {"frames": 10_000_000, "boots": 1}
     line.start()
     last("members", 2)
-    assert [one["state"] for one in statuses("late")] == ["accepted", "running", "done"]
+    states = lambda: [one["state"] for one in statuses("late")]  # noqa: E731 - read anew each time
+    listener.wait(lambda: states()[-1:] == ["done"])
+    assert states() == ["accepted", "running", "done"]
 
     bundle = make_bundle(tmp_path / "3.dfb", sequence=3)
     update = line.sign("install", bundle, name="up")

@@ -64,6 +64,7 @@ def test_the_topics_and_templates_give_values(broker, listen, outbox, protocol):
         announced = len(listener.bodies("/config"))
         state = replace(STATE, sources={**STATE.sources, "new": SourceState(state="connected")})
         listener.wait(lambda: len(listener.bodies("/config")) == 2 * announced + 2)
+    listener.wait(lambda: json.loads(listener.bodies("line-1/state")[-1])["state"] == "offline")
     said = {topic: json.loads(body) for topic, body, _ in listener.messages}
     values = {}
     templates = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701 - no HTML

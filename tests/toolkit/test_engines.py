@@ -126,7 +126,7 @@ def test_an_error_of_a_worker_is_one_line(data, tmp_path, capsys):
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 def test_ctrl_c_leaves_no_process_and_the_rest_is_done_here(tmp_path):
     data, out = nets.random_folder(tmp_path / "clean", each=12), tmp_path / "out"
-    long = ("--steps", 120, "--batch", 2)  # many short chunks: the signal comes between them
+    long = ("--steps", 360, "--batch", 2)  # many short chunks: the signal comes between them
     argv = command(data, out, *long, "--engine", "processes", "--workers", 2, "--threads", 1)
     script = "import sys; from deepfusion_toolkit.cli import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.Popen(

@@ -315,9 +315,9 @@ def test_what_cannot_be_eroded_is_refused_in_one_line():
 def test_factors_or_images_of_a_wrong_shape_are_refused(draws):
     model = classifier(Stages(), (16, 16))
     eroded = erode(model, sites_of(model))
-    with pytest.raises(ValueError, match=r"wanted \[N, 16\]"):
+    with pytest.raises(ValueError, match="wanted 16 columns"):
         eroded(draws(1, 3, 16, 16), torch.ones(2, 15))
-    with pytest.raises(ValueError, match="1 or N images"):
+    with pytest.raises(ValueError, match="2 rows of factors cannot be shared by 3 images"):
         eroded(draws(3, 3, 16, 16), torch.ones(2, 16))
 
 

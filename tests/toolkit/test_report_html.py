@@ -221,3 +221,9 @@ def test_writing_replaces_the_whole_file_or_nothing(tmp_path):
     assert [p.name for p in target.parent.iterdir()] == ["report.html"]
     with pytest.raises(StorageError, match="cannot be written"):
         report.write_html(target / "below.html", "x")
+
+
+def test_settings_are_spelled_for_people():
+    made = report.page("p", [report.Settings({"nets": ["one", "two"], "points": 34.49838})])
+    assert "<dd>one, two</dd>" in made
+    assert "<dd>34.5</dd>" in made

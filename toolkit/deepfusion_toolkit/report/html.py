@@ -83,6 +83,7 @@ def _environment() -> jinja2.Environment:
         paragraphs=lambda text: [p for p in re.split(r"\n\s*\n", text.strip()) if p],
         numeric=_numeric,
         cell=_cell,
+        setting=_setting,
         data_uri=data_uri,
         short=_short,
         percent=lambda share: f"{100 * share:.1f} %",
@@ -120,6 +121,12 @@ def _heat(section: HeatMap) -> list[list[str]]:
         ]
         for row in section.rows
     ]
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_setting, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _cell(value: Cell) -> str:

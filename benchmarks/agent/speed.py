@@ -5,6 +5,7 @@ import logging
 import shutil
 import threading
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from deepfusion_edge.observer import Judged, Observer
 from deepfusion_toolkit.report import progress
 
 CAMERA = (640, 480)
+QUIET = 1.2
+"""A round is quiet if the bare loop's own p99 is at most so many times its p50."""
 _PATIENCE_S = 600.0
 
 
@@ -157,12 +160,20 @@ def _figures(
     total = [judged.timing.total_ms for judged in watch.judged_ones]
     infer = [judged.timing.infer_ms for judged in watch.judged_ones]
     bare = [value for _, _, taken in rounds for value in taken]
+    each = [total[n : n + options.frames] for n in range(0, len(total), options.frames)]
+    quiet = [
+        of_agent
+        for of_agent, (_, _, of_bare) in zip(each, rounds, strict=True)
+        if _tail(of_bare) <= QUIET
+    ]
     return {
         "fps_over_bare": float(np.median(ratios)),
         "fps_over_bare_rounds": ratios,
         "fps": float(np.median([agent for agent, _, _ in rounds])),
         "bare_fps": float(np.median([bare for _, bare, _ in rounds])),
         "p99_over_p50": _tail(total),
+        "p99_over_p50_in_quiet_rounds": _tail(list(chain(*quiet))) if quiet else None,
+        "quiet_rounds": len(quiet),
         "latency_ms": _spread(total),
         "infer_ms": _spread(infer),
         "prepare_ms": _spread([judged.timing.prepare_ms for judged in watch.judged_ones]),

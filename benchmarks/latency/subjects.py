@@ -23,7 +23,7 @@ from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.harden.places import BASE
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.models.spec import from_timm
-from deepfusion_toolkit.surgery import erode, find_sites, prefix_share
+from deepfusion_toolkit.surgery import Work, erode, find_sites, work_of
 from deepfusion_toolkit.surgery.graph import trace
 from deepfusion_toolkit.surgery.rows import shape_of
 from deepfusion_toolkit.surgery.sites import locate
@@ -41,7 +41,7 @@ class Subject(NamedTuple):
         plain: ONNX, image in, probabilities [B, C] out.
         sites: what the factors mean.
         size: (height, width) of the image.
-        share: of the multiply-adds before the first eroded site; None if the bundle does not say.
+        work: what members cost by the model that hardening uses; None if the bundle does not say.
         source: of the plain graph, in words.
         verified: whether a signature was checked.
     """
@@ -51,7 +51,7 @@ class Subject(NamedTuple):
     plain: bytes
     sites: tuple[Site, ...]
     size: tuple[int, int]
-    share: float | None
+    work: Work | None
     source: str
     verified: bool
 
@@ -95,7 +95,9 @@ def of_bundle(path: Path, trust: Sequence[Path], spec: str | None) -> Subject:
         plain,
         sites,
         size,
-        None if share is None else float(share),
+        None
+        if share is None
+        else Work(float(share), float(manifest.provenance.get("eroded", 0.0))),
         spec or "the bundle's graph without erosion",
         bool(trust),
     )
@@ -115,7 +117,7 @@ def of_model(spec: str, members: int) -> Subject:
         plain_to_onnx(model.core, model.size, model.name),
         eroded.sites,
         model.size,
-        prefix_share(eroded.graph_module),
+        work_of(trace(model.core, model.size), eroded.sites),
         spec,
         verified=False,
     )

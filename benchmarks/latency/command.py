@@ -25,6 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="eroded from its last stage on, any number; timm:NAME with random weights"
         f" (default without --bundle: {', '.join(MODELS)})",
     )
+    parser.add_argument(
+        "--share",
+        type=_shares,
+        default=(),
+        metavar="S,S",
+        help="erode each --model also from the first site on that has at least this share of the"
+        " multiply-adds before it: shows how the predicted cost holds elsewhere",
+    )
     parser.add_argument("--json", type=Path, required=True, metavar="FILE")
     parser.add_argument("--html", type=Path, metavar="FILE", help="a page with tables and plots")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the tables for a README")
@@ -113,6 +121,16 @@ def _numbers(text: str) -> tuple[int, ...]:
         return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a list like 1,8") from None
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list like 0,0.5") from None
+    if not all(0 <= share < 1 for share in found):
+        raise argparse.ArgumentTypeError(f"'{text}' has a share outside [0, 1)")
+    return found
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -62,6 +62,7 @@ class Run(msgspec.Struct, frozen=True):
         prefix_share: of the multiply-adds; None if unknown.
         variants: by name; a ratio is to the plain model in the same round.
         floors: ``1 + (K - 1)(1 - share)`` for each K.
+        predicted: the same with the factors' own multiplications, as hardening predicts costs.
         stages: see ``Stages``.
         cold: see ``Footprint``.
     """
@@ -76,6 +77,7 @@ class Run(msgspec.Struct, frozen=True):
     bytes: int
     variants: dict[str, Timing]
     floors: dict[int, float]
+    predicted: dict[int, float]
     stages: Stages
     cold: Footprint
 
@@ -135,7 +137,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _subjects(options: argparse.Namespace) -> list[Subject]:
     found = [subjects.of_bundle(path, options.trust, options.plain) for path in options.bundle]
-    return found + [subjects.of_model(spec, GOAL) for spec in options.model]
+    places = (None, *options.share)
+    return found + [subjects.of_model(spec, GOAL, at) for spec in options.model for at in places]
 
 
 def measure(subject: Subject, options: argparse.Namespace, provider: str, threads: int) -> Run:
@@ -158,7 +161,7 @@ def measure(subject: Subject, options: argparse.Namespace, provider: str, thread
         tail=max(0.0, scored - common),
         fuse=max(0.0, whole - scored),
     )
-    share = subject.share
+    work = subject.work
     return Run(
         subject=subject.name,
         plain_model=subject.source,
@@ -166,10 +169,11 @@ def measure(subject: Subject, options: argparse.Namespace, provider: str, thread
         provider=provider,
         threads=threads,
         input=subject.size,
-        prefix_share=share,
+        prefix_share=None if work is None else work.shared,
         bytes=len(subject.graph),
         variants=timings,
-        floors={} if share is None else {k: members_cost(k, share) for k in options.members},
+        floors={} if work is None else {k: members_cost(k, work.shared) for k in options.members},
+        predicted={} if work is None else {k: work.cost(k) for k in options.members},
         stages=parts,
         cold=footprint(subject, GOAL, threads, provider),
     )
@@ -231,7 +235,7 @@ def summary(runs: list[Run]) -> dict[str, Mapping[str, float] | float | None]:
     """What is held against goals: on one CPU thread, or the first thread count that was run."""
     first = runs[0].threads
     few = [r for r in runs if r.provider == CPU and r.threads == first]
-    errors = [abs(floor / r.ratio(k) - 1) for r in few for k, floor in r.floors.items() if k > 1]
+    errors = [abs(cost / r.ratio(k) - 1) for r in few for k, cost in r.predicted.items() if k > 1]
     return {
         "k8_over_floor": {
             r.subject: r.ratio(GOAL) / r.floors[GOAL] for r in few if GOAL in r.floors

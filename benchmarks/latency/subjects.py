@@ -23,7 +23,7 @@ from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.harden.places import BASE
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.models.spec import from_timm
-from deepfusion_toolkit.surgery import erode, find_sites, prefix_share
+from deepfusion_toolkit.surgery import Work, erode, find_sites, share_before, work_of
 from deepfusion_toolkit.surgery.graph import trace
 from deepfusion_toolkit.surgery.rows import shape_of
 from deepfusion_toolkit.surgery.sites import locate
@@ -41,7 +41,7 @@ class Subject(NamedTuple):
         plain: ONNX, image in, probabilities [B, C] out.
         sites: what the factors mean.
         size: (height, width) of the image.
-        share: of the multiply-adds before the first eroded site; None if the bundle does not say.
+        work: what members cost by the model that hardening uses; None if the bundle does not say.
         source: of the plain graph, in words.
         verified: whether a signature was checked.
     """
@@ -51,7 +51,7 @@ class Subject(NamedTuple):
     plain: bytes
     sites: tuple[Site, ...]
     size: tuple[int, int]
-    share: float | None
+    work: Work | None
     source: str
     verified: bool
 
@@ -95,27 +95,30 @@ def of_bundle(path: Path, trust: Sequence[Path], spec: str | None) -> Subject:
         plain,
         sites,
         size,
-        None if share is None else float(share),
+        None
+        if share is None
+        else Work(float(share), float(manifest.provenance.get("eroded", 0.0))),
         spec or "the bundle's graph without erosion",
         bool(trust),
     )
 
 
-def of_model(spec: str, members: int) -> Subject:
-    """Erode a model from its last stage on.
+def of_model(spec: str, members: int, share: float | None = None) -> Subject:
+    """Erode a model from its last stage on, or from where a share of the work lies before.
 
     Raises:
         ModelError: it cannot be loaded, has nothing to erode, or cannot be exported.
     """
     model = _fresh(spec.removeprefix("timm:")) if spec.startswith("timm:") else models.load(spec)
-    eroded = erode(model, last_stage(model))
+    eroded = erode(model, last_stage(model) if share is None else later_than(model, share))
+    place = "" if share is None else f" from {share:g}"
     return Subject(
-        spec.removeprefix("timm:"),
+        spec.removeprefix("timm:") + place,
         to_onnx(Defended(eroded), members),
         plain_to_onnx(model.core, model.size, model.name),
         eroded.sites,
         model.size,
-        prefix_share(eroded.graph_module),
+        work_of(trace(model.core, model.size), eroded.sites),
         spec,
         verified=False,
     )
@@ -142,6 +145,20 @@ def last_stage(model: Classifier) -> tuple[Site, ...]:
         return tuple(sites[3 * len(sites) // 4 :])
     first = next(n for n, shape in enumerate(shapes) if shape[2:] == sides[-1])
     return tuple(sites[first:])
+
+
+def later_than(model: Classifier, share: float) -> tuple[Site, ...]:
+    """Skips and activations with at least this share of the multiply-adds before them.
+
+    Raises:
+        ModelError: there are none.
+    """
+    traced = trace(model.core, model.size)
+    sites = find_sites(traced, ("skip", "activation"), BASE)
+    for n in range(len(sites)):
+        if share_before(traced, sites[n:]) >= share:
+            return tuple(sites[n:])
+    raise ModelError(f"{model.name} has no site behind {share:g} of its work", "lower --share")
 
 
 def image_of(subject: Subject) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":

@@ -89,6 +89,7 @@ def test_latency_of_a_bundle(bundle, files, tmp_path, capsys, source):
     assert all(t.median_ms <= t.p95_ms <= t.p99_ms for t in timings.values())
     floor = run["floors"]["8"]
     assert floor == pytest.approx(1 + 7 * (1 - run["prefix_share"]))
+    assert run["predicted"]["8"] >= floor
     figures = result["summary"]
     assert list(figures["k8_over_plain"].values()) == [timings[together(8)].ratio]
     assert list(figures["k8_over_floor"].values()) == [timings[together(8)].ratio / floor]

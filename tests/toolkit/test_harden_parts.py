@@ -27,7 +27,7 @@ from deepfusion_toolkit.harden.search import Point, pareto, ranked
 from deepfusion_toolkit.harden.settings import Settings
 from deepfusion_toolkit.harden.training import PATIENCE, best, stopped
 from deepfusion_toolkit.models import Classifier
-from deepfusion_toolkit.surgery import erode, find_sites
+from deepfusion_toolkit.surgery import Work, erode, find_sites
 from deepfusion_toolkit.surgery.graph import trace
 from deepfusion_toolkit.training import harmless_turns
 from tests.toolkit import attack_nets as nets
@@ -188,7 +188,11 @@ def point(clean, robust, auroc_, members, share=0.5, strength=1.0):
     sites = (Site("skip:a", "skip", 1, 0.4),)
     model = SimpleNamespace(sites=sites)
     return Point(
-        model, share, strength, members, Figures(clean, {"a": robust} if robust else {}, auroc_)
+        model,
+        Work(share),
+        strength,
+        members,
+        Figures(clean, {"a": robust} if robust else {}, auroc_),
     )
 
 

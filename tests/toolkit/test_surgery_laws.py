@@ -8,7 +8,16 @@ from torch.nn import functional
 from deepfusion_edge.erosion import Site
 from deepfusion_edge.errors import ModelError
 from deepfusion_toolkit.models import Classifier
-from deepfusion_toolkit.surgery import DEFAULT_STRENGTH, erode, find_sites, graph, prefix_share
+from deepfusion_toolkit.surgery import (
+    DEFAULT_STRENGTH,
+    erode,
+    find_sites,
+    graph,
+    members_cost,
+    prefix_share,
+    work_of,
+)
+from deepfusion_toolkit.surgery.cost import TOUCH
 from deepfusion_toolkit.surgery.graph import trace
 
 KINDS = ("skip", "activation", "norm")
@@ -293,6 +302,18 @@ def test_prefix_share_is_what_a_hand_count_says():
     late = erode(model, (second,)).graph_module
     assert prefix_share(late) == pytest.approx((one + two) / total)
     assert prefix_share(trace(model.core, model.size).module) == 1.0
+
+
+def test_the_cost_of_erosion_is_counted_by_hand_too():
+    model = classifier(Stages(), (16, 16))
+    traced, sites = trace(model.core, model.size), sites_of(model)
+    total = 8 * 16 * 16 * 3 * 9 + 8 * 8 * 8 * 2 * 9 + 8 * 5
+    both, late = work_of(traced, sites), work_of(traced, sites[1:])
+    assert both.eroded == pytest.approx(TOUCH * (8 * 16 * 16 + 8 * 8 * 8) / total)
+    assert late.eroded == pytest.approx(TOUCH * 8 * 8 * 8 / total)
+    for work, some in ((both, sites), (late, sites[1:])):
+        assert work.shared == pytest.approx(prefix_share(erode(model, some).graph_module))
+        assert work.cost(8) == pytest.approx(members_cost(8, work.shared) + 8 * work.eroded)
 
 
 def test_what_cannot_be_eroded_is_refused_in_one_line():

@@ -101,6 +101,7 @@ def plan_of(
         "fused_accuracy": chosen.accuracy,
         "accuracy": accuracy,
         "cost": point.cost,
+        "eroded": point.work.eroded,
     }
     if seen.robust:
         figures |= {

@@ -1,7 +1,7 @@
 """The plan: where members begin to differ, how strongly, and how many, at what cost.
 
-A small explicit grid, judged on held-out images. The cost is predicted by the export's model,
-``1 + (K - 1) * (1 - share)`` plain inferences, see ``surgery.cost``.
+A small explicit grid, judged on held-out images. The cost is predicted by ``surgery.cost``, as the
+latency benchmark does: arithmetic before and behind the first site, and the factors' own.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ from deepfusion_toolkit.harden.judge import Exam, Figures, examine
 from deepfusion_toolkit.harden.settings import Settings
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.report.terminal import progress
-from deepfusion_toolkit.surgery import ErodedModel, erode, members_cost, prefix_share
+from deepfusion_toolkit.surgery import ErodedModel, Work, erode, work_of
+from deepfusion_toolkit.surgery.graph import trace
 
 LADDER = (2.0, 1.0, 0.5)
 """Strengths that are tried, as multiples of those of training, strongest first."""
@@ -31,14 +32,14 @@ class Point:
 
     Attributes:
         model: the defence: the network eroded at its sites, its members fused.
-        share: of multiply-adds before the first site, in [0, 1].
+        work: what members cost.
         strength: multiple of the strengths of training.
         members: K.
         figures: on held-out images.
     """
 
     model: Defended
-    share: float
+    work: Work
     strength: float
     members: int
     figures: Figures
@@ -46,7 +47,12 @@ class Point:
     @property
     def cost(self) -> float:
         """Predicted, in plain inferences."""
-        return members_cost(self.members, self.share)
+        return self.work.cost(self.members)
+
+    @property
+    def share(self) -> float:
+        """Of multiply-adds before the first site, in [0, 1]."""
+        return self.work.shared
 
 
 @dataclass(frozen=True)
@@ -55,13 +61,13 @@ class Grid:
 
     Attributes:
         base: the model.
-        places: eroded networks and their shares; they all have the model's weights.
+        places: eroded networks and what they cost; they all have the model's weights.
         members: values of K.
         max_cost: in plain inferences.
     """
 
     base: Classifier
-    places: tuple[tuple[Defended, float], ...]
+    places: tuple[tuple[Defended, Work], ...]
     members: tuple[int, ...]
     max_cost: float
 
@@ -73,15 +79,16 @@ class Grid:
             UsageError: even the cheapest plan costs more than --max-cost.
         """
         eroded = [erode(model, tail) for tail in tails]
+        traced = trace(model.core, model.size)
         places = tuple(
             (
                 Defended(one, rule=settings.fusion, stages=settings.stages),
-                prefix_share(one.graph_module),
+                work_of(traced, one.sites),
             )
             for one in eroded
         )
         members = MEMBERS if settings.members is None else (settings.members,)
-        cheapest = min(members_cost(min(members), share) for _, share in places)
+        cheapest = min(work.cost(min(members)) for _, work in places)
         if cheapest > settings.max_cost:
             raise UsageError(
                 f"the cheapest plan costs {cheapest:.2f} plain inferences, max-cost is "
@@ -95,12 +102,12 @@ class Grid:
         found = []
         strengths = LADDER if exam.attacked else LADDER + WEAK
         with progress("searching the plan", len(self.places) * len(strengths)) as advance:
-            for model, share in self.places:
-                paid = [k for k in self.members if members_cost(k, share) <= self.max_cost]
+            for model, work in self.places:
+                paid = [k for k in self.members if work.cost(k) <= self.max_cost]
                 for strength in strengths:
                     one = self._at(model, strength)
                     figures = examine(one, exam, paid, seed) if paid else {}
-                    found += [Point(one, share, strength, k, f) for k, f in figures.items()]
+                    found += [Point(one, work, strength, k, f) for k, f in figures.items()]
                     advance(1)
         return found
 

@@ -1,7 +1,8 @@
-"""Arithmetic of an eroded graph: multiply-adds, and the share that all members have in common."""
+"""What an eroded graph costs: multiply-adds, the share that members have in common, and erosion."""
 
 from collections.abc import Sequence
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch.fx import Node
@@ -10,6 +11,9 @@ from deepfusion_edge.erosion import Site
 from deepfusion_toolkit.surgery.graph import CONVOLUTIONS, WEIGHTED, Traced
 from deepfusion_toolkit.surgery.rows import shape_of
 from deepfusion_toolkit.surgery.sites import locate
+
+TOUCH = 15.0
+"""Multiply-adds that one value's erosion costs: see benchmarks/README.md."""
 
 
 def multiply_adds(node: Node) -> int:
@@ -34,6 +38,34 @@ def share_before(traced: Traced, sites: Sequence[Site]) -> float:
     total = sum(work.values())
     shared = sum(w for node, w in work.items() if not traced.ancestors[node] & eroded)
     return shared / total if total else 0.0
+
+
+class Work(NamedTuple):
+    """What members of one eroded network cost, in plain inferences.
+
+    Attributes:
+        shared: share of multiply-adds before the first eroded site, in [0, 1].
+        eroded: of one member's erosion. A factor's multiplication reads and writes a value and
+            computes next to nothing: it costs as much as ``TOUCH`` multiply-adds.
+    """
+
+    shared: float
+    eroded: float = 0.0
+
+    def cost(self, members: int) -> float:
+        """Predict what so many members in one graph cost."""
+        return members_cost(members, self.shared) + members * self.eroded
+
+
+def work_of(traced: Traced, sites: Sequence[Site]) -> Work:
+    """Predict what eroding these sites costs, without doing it."""
+    total = sum(multiply_adds(node) for node in traced.inside)
+    touched = 0
+    for found in locate(traced, sites):
+        shape = shape_of(found.node) or ()
+        values = prod(int(n) for n in shape[1:]) * traced.rows[found.node]
+        touched += values * (3 if found.kind == "norm" else 1)  # a norm keeps its bias apart
+    return Work(share_before(traced, sites), TOUCH * touched / total if total else 0.0)
 
 
 def members_cost(members: int, prefix_share: float) -> float:

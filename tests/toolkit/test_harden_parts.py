@@ -21,15 +21,22 @@ from deepfusion_toolkit.harden.checkpoint import Epoch, State
 from deepfusion_toolkit.harden.images import Images, images_of
 from deepfusion_toolkit.harden.judge import Exam, Figures, auroc, examine
 from deepfusion_toolkit.harden.lessons import Transfer, stream
-from deepfusion_toolkit.harden.loss import MARGIN, loss_of, ranking, relative_variance
+from deepfusion_toolkit.harden.loss import (
+    LIGHT,
+    MARGIN,
+    WEIGHT,
+    loss_of,
+    ranking,
+    relative_variance,
+)
 from deepfusion_toolkit.harden.pool import Examples, Workshop, sources_of
 from deepfusion_toolkit.harden.search import Point, pareto, ranked
 from deepfusion_toolkit.harden.settings import Settings
-from deepfusion_toolkit.harden.training import PATIENCE, best, stopped
+from deepfusion_toolkit.harden.training import GOOD, PATIENCE, best, detector_first, stopped
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.surgery import Work, erode, find_sites
 from deepfusion_toolkit.surgery.graph import trace
-from deepfusion_toolkit.training import harmless_turns
+from deepfusion_toolkit.training import across, harmless_turns
 from tests.toolkit import attack_nets as nets
 from tests.toolkit import tiny_nets
 
@@ -57,9 +64,10 @@ def test_the_ranking_asks_for_its_margin_and_no_more():
 
 def test_the_loss_is_cross_entropy_where_nothing_is_attacked():
     logits = torch.tensor([[[2.0, 0.0]], [[0.0, 2.0]]])
-    found = loss_of(logits, torch.ones(2, 1, 3), torch.tensor([[1.0, 0.0]]), 0, 2.0)
+    told = torch.zeros(2, 1)
+    found = loss_of(logits, torch.ones(2, 1, 3), told, torch.tensor([[1.0, 0.0]]), 0, 2.0)
     wanted = (log(1 + e**-1) + log(1 + e)) / 2
-    assert float(found) == pytest.approx(wanted, rel=1e-5)
+    assert float(found.total(detector_first=False)) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_clean_and_attacked_images_weigh_the_same_however_many():
@@ -68,8 +76,31 @@ def test_clean_and_attacked_images_weigh_the_same_however_many():
     features = torch.ones(2, 3, 4)
     features[1, 2] = 9.0  # and its score so high that the ranking is content
     wanted = torch.tensor([[1.0, 0.0]] * 3)
-    found = loss_of(logits, features, wanted, 1, 1.0)
-    assert float(found) == pytest.approx((log(2) + log(1 + e**2)) / 2, rel=1e-5)
+    told = torch.tensor([[0.0, 2.0, 1.0]] * 2)  # one of the clean ones looks attacked
+    found = loss_of(logits, features, told, wanted, 1, 1.0)
+    right = (log(2) + log(1 + e**2)) / 2
+    assert float(found.right) == pytest.approx(right, rel=1e-5)
+    assert found.ranked == 0
+    unseen = ((log(2) + log(1 + e**2)) / 2 + log(1 + e**-1)) / 2
+    assert float(found.detected) == pytest.approx(unseen, rel=1e-5)
+    total = found.total(detector_first=False)
+    assert float(total) == pytest.approx(right + WEIGHT * unseen, rel=1e-5)
+    first = found.total(detector_first=True)
+    assert float(first) == pytest.approx(unseen + LIGHT * right, rel=1e-5)
+
+
+def test_the_detector_comes_first_until_it_is_good_but_not_for_long():
+    def epochs(*unseen):
+        return [Epoch(n, 1.0, Figures(0.5, {}, 0.5), {}, True, u) for n, u in enumerate(unseen, 1)]
+
+    settings = Settings(epochs=9)
+    assert detector_first([], settings)
+    assert detector_first(epochs(0.6, GOOD + 0.01), settings)
+    assert not detector_first(epochs(0.6, GOOD - 0.01), settings)
+    assert not detector_first(epochs(GOOD - 0.01, 0.6), settings)  # and never again
+    assert not detector_first(epochs(0.6, 0.6, 0.6), settings)
+    assert not detector_first([], Settings(epochs=9, method="adversarial"))
+    assert not detector_first([], Settings(epochs=0))
 
 
 def test_auroc_counts_ties_by_half():
@@ -109,6 +140,19 @@ def test_every_source_crafts_within_its_budget_and_others_of_its_own(images, tmp
     assert len(list((tmp_path / "pool").iterdir())) == 5
 
 
+def test_both_images_of_a_pair_are_turned_alike():
+    pixels = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+    pixels[..., 0] = 100  # the left half
+    images = Images(pixels, torch.tensor([0]), ("a",))
+    example = Examples(torch.where(pixels > 0, 120, 0).byte(), torch.tensor([0]))
+    teacher = Transfer(images, [example], [1.0], (across,), lambda x: torch.ones(len(x), 1), 1)
+    shown = teacher.lesson(torch.zeros(20, dtype=torch.long), stream(0, "t")).images
+    bright = (shown[:, 0, 0] > 0).tolist()
+    assert {tuple(one) for one in bright[:20]} == {(True, False), (False, True)}
+    assert {tuple(one) for one in bright[20:40]} == {(True, False), (False, True)}
+    assert bright[20:40] == bright[40:]
+
+
 def test_sources_are_told_apart():
     twins = [nets.classifier(nets.public), nets.classifier(nets.public)]
     names = [s.name for s in sources_of(twins, 10)]
@@ -128,7 +172,13 @@ def test_a_lesson_has_clean_images_and_pairs_of_likely_sources():
         Examples(torch.full((2, 3, 2, 2), value, dtype=torch.uint8), torch.tensor(origin))
         for value, origin in ((110, [0, 1]), (202, [2, 3]))
     ]
-    teacher = Transfer(images, examples, [0.0, 1.0], 2)
+    asked = []
+
+    def undefended(shown):
+        asked.append(shown)
+        return torch.tensor([[0.25, 0.75]]).expand(len(shown), -1)
+
+    teacher = Transfer(images, examples, [0.0, 1.0], (), undefended, 2)
     lesson = teacher.lesson(torch.tensor([1, 1, 1, 1, 1, 1]), stream(0, "t"))
     assert lesson.attacked == 6
     shown = torch.round(lesson.images * 255)
@@ -141,7 +191,9 @@ def test_a_lesson_has_clean_images_and_pairs_of_likely_sources():
     assert moved.max() == 202  # whole perturbations of the likely source
     assert len(set((moved - base).tolist())) > 2  # and shares of them
     assert ((moved - base) >= 99).all()
-    assert lesson.wanted[:6].tolist() == [[0.0, 1.0]] * 6
+    # of clean images the undefended model is heard beside the label
+    assert torch.equal(asked[0], lesson.images[:12])
+    assert lesson.wanted[:6].tolist() == [[0.125, 0.875]] * 6
     again = teacher.lesson(torch.tensor([1, 1, 1, 1, 1, 1]), stream(0, "t"))
     assert torch.equal(lesson.images, again.images)
 
@@ -236,6 +288,13 @@ def test_training_stops_when_nothing_gets_better():
     state = State([], {}, best_number=2)
     for number in range(1, 2 + PATIENCE):
         state.epochs.append(Epoch(number, 0.0, Figures(1, {}, 0.5), {}, True))
-        assert not stopped(state)
+        assert not stopped(state, Settings())
     state.epochs.append(state.epochs[-1])
-    assert stopped(state)
+    assert stopped(state, Settings())
+
+
+def test_epochs_of_the_detector_are_no_reason_to_stop():
+    state = State([], {}, best_number=1)
+    state.epochs = [Epoch(n, 0.0, Figures(1, {}, 0.5), {}, True, 0.6) for n in range(1, 11)]
+    assert stopped(state, Settings(epochs=12))  # four were the detector's
+    assert not stopped(state, Settings(epochs=15))

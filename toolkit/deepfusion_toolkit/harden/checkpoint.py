@@ -29,6 +29,7 @@ class Epoch(msgspec.Struct, frozen=True):
         figures: on held-out images.
         odds: share of attacked images that came from each source; empty without a pool.
         kept: whether the clean accuracy is within the budget.
+        unseen: mean cross-entropy of the detector that is trained beside, in nats.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Epoch(msgspec.Struct, frozen=True):
     figures: Figures
     odds: dict[str, float]
     kept: bool
+    unseen: float = 0.0
 
 
 @dataclass

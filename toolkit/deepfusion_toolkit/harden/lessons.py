@@ -1,6 +1,6 @@
 """What one step of training sees, for each method: images, wanted probabilities, which attacked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
@@ -19,6 +19,9 @@ from deepfusion_toolkit.training import Turn, turned
 
 PGD_STEPS = 7
 """Madry et al., ICLR 2018, train on seven."""
+
+HEED = 0.5
+"""Weight of the undefended model's answers beside the labels."""
 
 
 class Lesson(NamedTuple):
@@ -45,13 +48,18 @@ class Transfer:
     and nothing else; steganalysis trains on such pairs, because without them a network looks at
     content for long before it sees noise. Half of the examples keep their whole perturbation, the
     others half of it or more: the score shall not be asked to tell a clean image from one that is
-    nearly so. Nothing is turned or mirrored: an attack keeps the orientation of the nets it was
-    crafted on.
+    nearly so. Both images of a pair are turned alike.
+
+    What is wanted of all of them is in part what the undefended model says of the clean image
+    (Furlanello et al., ICML 2018): labels alone are soon learned by heart, and clean accuracy on
+    other images falls.
     """
 
     images: Images
     examples: Sequence[Examples]
     weights: Sequence[float]
+    turns: Sequence[Turn]
+    undefended: Callable[[Tensor], Tensor]
     classes: int
 
     def lesson(self, chosen: Tensor, draw: torch.Generator) -> Lesson:
@@ -67,10 +75,16 @@ class Transfer:
         full = torch.stack([e.pixels[n] for e, n in zip(pairs, at, strict=True)]).float()
         base = self.images.pixels[origin].float()
         moved = torch.round(base + part * (full - base))
-        images = torch.cat((self.images.pixels[chosen].float(), base, moved)) / 255
-        labels = self.images.labels[torch.cat((chosen, origin, origin))]
-        wanted = functional.one_hot(labels, self.classes).float()
-        return Lesson(images, wanted, count)
+        pairs_of = turned(torch.stack((base, moved), 1).flatten(1, 2) / 255, self.turns, draw)
+        shown = turned(self.images.pixels[chosen] / 255, self.turns, draw)
+        clean = torch.cat((shown, pairs_of[:, :3]))
+        labels = functional.one_hot(
+            self.images.labels[torch.cat((chosen, origin))], self.classes
+        ).float()
+        wanted = torch.lerp(labels, self.undefended(clean), HEED)
+        return Lesson(
+            torch.cat((clean, pairs_of[:, 3:])), torch.cat((wanted, wanted[count:])), count
+        )
 
 
 @dataclass

@@ -177,6 +177,7 @@ def _train(
     first = [w.detach().clone() for w in learner.weights]
     _move(learner.weights, device)
     learner.model.preprocess.to(device)
+    learner.undefended.to(device)
     state = train(
         learner, images, examples, exam, turns, budget.least_exam,
         work / CHECKPOINT, identity, begun,

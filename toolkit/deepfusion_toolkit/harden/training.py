@@ -1,6 +1,7 @@
 """Training from the first epoch or a checkpoint: held-out figures, best epoch, early stop."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,14 +12,19 @@ from deepfusion_toolkit.harden.budget import restore
 from deepfusion_toolkit.harden.checkpoint import Epoch, Identity, State
 from deepfusion_toolkit.harden.images import Images
 from deepfusion_toolkit.harden.judge import Exam, examine
-from deepfusion_toolkit.harden.learner import Learner
+from deepfusion_toolkit.harden.learner import Learner, answers
 from deepfusion_toolkit.harden.lessons import Adversarial, Distillation, Teacher, Transfer
 from deepfusion_toolkit.harden.pool import Examples
+from deepfusion_toolkit.harden.settings import Settings
 from deepfusion_toolkit.report.terminal import progress
 from deepfusion_toolkit.training import Turn
 
 PATIENCE = 6
 """Epochs without a better one after which training stops."""
+GOOD = 0.35
+"""Mean cross-entropy of a detector that is good enough, in nats; tossing a coin has .69."""
+LONGEST = 1 / 3
+"""Share of the epochs after which hardening goes on with the detector as it is."""
 MEMBERS = 4
 """Members that held-out images are judged by after each epoch."""
 
@@ -61,11 +67,12 @@ def train(
     with progress(f"hardening ({settings.method})", total) as advance:
         advance(len(state.epochs) * learner.steps)
         for number in range(len(state.epochs), settings.epochs):
-            if stopped(state):
+            if stopped(state, settings):
                 advance(total - number * learner.steps)
                 break
             teacher = teacher_of(learner, images, examples, exam, turns, state)
-            loss = learner.epoch(number, teacher, advance)
+            first = detector_first(state.epochs, settings)
+            loss, unseen = learner.epoch(number, teacher, advance, detector_first=first)
             found = examine(learner.model, exam, (MEMBERS,), settings.seed)[MEMBERS]
             odds = teacher.weights if isinstance(teacher, Transfer) else ()
             epoch = Epoch(
@@ -74,6 +81,7 @@ def train(
                 found,
                 dict(zip(exam.attacked, odds, strict=False)),
                 found.clean >= least,
+                unseen,
             )
             state.epochs.append(epoch)
             if best(state.epochs) is epoch:
@@ -89,9 +97,17 @@ def best(epochs: Sequence[Epoch]) -> Epoch:
     return max(epochs, key=lambda e: (e.kept, e.figures.worth, -e.number))
 
 
-def stopped(state: State) -> bool:
-    """Whether the last epochs brought nothing better."""
-    return len(state.epochs) - state.best_number >= PATIENCE
+def stopped(state: State, settings: Settings) -> bool:
+    """Whether the last epochs brought nothing better; those of the detector do not count."""
+    first = sum(detector_first(state.epochs[:n], settings) for n in range(len(state.epochs)))
+    return len(state.epochs) - max(state.best_number, first) >= PATIENCE
+
+
+def detector_first(epochs: Sequence[Epoch], settings: Settings) -> bool:
+    """Whether the next epoch belongs to the detector: until it is good, but not for long."""
+    if settings.method != "transfer" or len(epochs) >= settings.epochs * LONGEST:
+        return False
+    return all(epoch.unseen > GOOD for epoch in epochs)
 
 
 def teacher_of(
@@ -112,16 +128,13 @@ def teacher_of(
         return Distillation(images, state.soft, turns, classes)
     last = list(state.epochs[-1].figures.robust.values()) if state.epochs else [0.0] * len(examples)
     counts = [len(one.keys) for one in exam.attacked.values()]
-    return Transfer(images, examples, sampling.weights(last, counts), classes)
+    undefended = partial(answers, learner.undefended)
+    return Transfer(images, examples, sampling.weights(last, counts), turns, undefended, classes)
 
 
 def _softened(learner: Learner, images: Images) -> Tensor:
     """The model's probabilities [N, C] at the temperature, without erosion."""
-    model, found = learner.model, []
-    device = learner.trained[0].device
-    with torch.no_grad():
-        for pixels in images.pixels.split(128):
-            ones = torch.ones(len(pixels), *model.widths, device=device)
-            (seen,) = model.look(model.prepared((pixels / 255).to(device)), ones)
-            found.append((seen.logits / learner.settings.temperature).softmax(1).cpu())
-    return torch.cat(found)
+    batches = images.pixels.split(128)
+    return torch.cat(
+        [answers(learner.model, b / 255, learner.settings.temperature) for b in batches]
+    )

@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_case,
         action="append",
         metavar="NAME=DIR@EPS[,EPS]",
-        help="ImageFolder with train and test, and budgets in 1/255 (rendered inspection at 8, 16)",
+        help="ImageFolder with train and test, and budgets in 1/255 (rendered inspection at 8, 16);"
+        " limits are set anew on a third folder, calibration, where there is one",
     )
     families: dict[str, object] = {"choices": FAMILIES, "metavar": "FAMILY"}
     parser.add_argument("--target", default="residual", help="(%(default)s)", **families)  # type: ignore[arg-type]

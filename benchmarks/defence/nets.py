@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from benchmarks.defence.command import Case
 from deepfusion_toolkit import attacks, models
+from deepfusion_toolkit import join as joining
 from deepfusion_toolkit import plan as plans
 from deepfusion_toolkit.craft import craft
 from deepfusion_toolkit.data import folder, render
@@ -64,7 +65,20 @@ def prepare(case: Case, args: argparse.Namespace) -> Prepared:
         harden(target, training, surrogates, out, plan_path, settings, resume=True)
     hardened = models.load(str(out), image_size=size)
     plan = plans.read(plan_path, hardened)
+    if (root / "calibration").is_dir():
+        plan = _calibrated(root / "calibration", hardened, plan, work / "calibrated.json")
     return Prepared(test, trained[0], hardened, plan, trained[1 + len(args.surrogate) :])
+
+
+def _calibrated(images: Path, hardened: Classifier, plan: Plan, out: Path) -> Plan:
+    """Set the limits anew on clean images that no net has seen, as `deepfusion join` does."""
+    if not out.is_file():
+        rate = plan.thresholds.false_positive_rate if plan.thresholds else 0.0
+        settings = joining.Settings(
+            members=plan.members, fusion=plan.fusion, false_positive_rate=rate, unseen=True
+        )
+        joining.join([hardened], [plan], folder.load(images), out, settings)
+    return plans.read(out, hardened)
 
 
 def sets_of(case: Case, ready: Prepared, args: argparse.Namespace) -> list[Path]:

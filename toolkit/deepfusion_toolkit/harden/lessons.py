@@ -48,7 +48,8 @@ class Transfer:
     and nothing else; steganalysis trains on such pairs, because without them a network looks at
     content for long before it sees noise. Half of the examples keep their whole perturbation, the
     others half of it or more: the score shall not be asked to tell a clean image from one that is
-    nearly so. Both images of a pair are turned alike.
+    nearly so. Pairs are not turned or mirrored: an attack keeps the orientation of the nets it was
+    crafted on, and turned ones cost robustness. The other clean images are.
 
     What is wanted of all of them is in part what the undefended model says of the clean image
     (Furlanello et al., ICML 2018): labels alone are soon learned by heart, and clean accuracy on
@@ -75,16 +76,14 @@ class Transfer:
         full = torch.stack([e.pixels[n] for e, n in zip(pairs, at, strict=True)]).float()
         base = self.images.pixels[origin].float()
         moved = torch.round(base + part * (full - base))
-        pairs_of = turned(torch.stack((base, moved), 1).flatten(1, 2) / 255, self.turns, draw)
         shown = turned(self.images.pixels[chosen] / 255, self.turns, draw)
-        clean = torch.cat((shown, pairs_of[:, :3]))
+        clean = torch.cat((shown, base / 255))
         labels = functional.one_hot(
             self.images.labels[torch.cat((chosen, origin))], self.classes
         ).float()
         wanted = torch.lerp(labels, self.undefended(clean), HEED)
-        return Lesson(
-            torch.cat((clean, pairs_of[:, 3:])), torch.cat((wanted, wanted[count:])), count
-        )
+        images = torch.cat((clean, moved / 255))
+        return Lesson(images, torch.cat((wanted, wanted[count:])), count)
 
 
 @dataclass

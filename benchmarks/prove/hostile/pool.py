@@ -1,0 +1,229 @@
+"""Cases in processes of their own: a crash, a hang or a full memory is seen, and ends one case.
+
+A server process that has loaded the libraries, but nothing of ours, forks a process for a group of
+cases: it takes a guard out, if it is to, then imports the product. That one forks once a case.
+"""
+
+import json
+import multiprocessing
+import os
+import resource
+import select
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from benchmarks.prove.guards.guard import Guard, take_out
+from benchmarks.prove.hostile import KINDS
+
+if TYPE_CHECKING:
+    from benchmarks.prove.hostile.case import Case, Outcome
+    from benchmarks.prove.hostile.world import World
+
+_LIBRARIES = [
+    "cryptography.hazmat.primitives.asymmetric.ed25519",
+    "cryptography.hazmat.primitives.serialization",
+    "http.client",
+    "logging",
+    "msgspec",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "paho.mqtt.client",
+    "PIL.JpegImagePlugin",
+    "PIL.PngImagePlugin",
+    "sqlite3",
+    "statistics",
+    "urllib.request",
+]
+_START_S = 60.0
+
+
+class Wanted(NamedTuple):
+    """Which cases to run, and how.
+
+    Attributes:
+        kinds: modules of the corpus.
+        names: of cases; empty: all of these kinds.
+        guard: taken out first; None: nothing is.
+        stop: end with the first case that fails.
+        seconds: after these a case hangs.
+    """
+
+    kinds: tuple[str, ...] = tuple(KINDS)
+    names: frozenset[str] = frozenset()
+    guard: Guard | None = None
+    stop: bool = False
+    seconds: float = 5.0
+
+
+def run(wanted: Wanted, work: Path) -> "Iterator[Outcome]":
+    """Run cases one after the other.
+
+    Args:
+        wanted: which.
+        work: an empty folder.
+
+    Raises:
+        RuntimeError: the group cannot be started, for instance because a guard is not found.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_LIBRARIES)
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_group, args=(theirs, wanted, work), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        while True:
+            if not ours.poll(_START_S + wanted.seconds):
+                raise RuntimeError("the processes of the cases do not answer")
+            try:
+                found = ours.recv()
+            except EOFError:
+                raise RuntimeError("the processes of the cases ended early") from None
+            if found is None:
+                return
+            if isinstance(found, str):
+                raise RuntimeError(found)
+            yield found
+    finally:
+        ours.close()
+        process.terminate()
+        process.join(_START_S)
+
+
+def cases_of(kind: str) -> "Sequence[Case]":
+    """Import the cases of a kind."""
+    import importlib
+
+    found: Sequence[Case] = importlib.import_module(f"benchmarks.prove.hostile.{kind}").CASES
+    return found
+
+
+def _group(answers: Connection, wanted: Wanted, work: Path) -> None:
+    try:
+        if wanted.guard is not None:
+            take_out(wanted.guard)
+        from benchmarks.prove.hostile.world import World
+
+        template = World(work / "template")
+        template.begin()
+        at = 0
+        for kind in wanted.kinds:
+            for case in cases_of(kind):
+                if wanted.names and case.name not in wanted.names:
+                    continue
+                outcome = _forked(kind, case, work / f"{at:03d}", template, wanted.seconds)
+                answers.send(outcome)
+                at += 1
+                if wanted.stop and outcome.problem:
+                    break
+        answers.send(None)
+    except Exception as error:  # noqa: BLE001 - told to the process that waits for answers
+        answers.send(f"{type(error).__name__}: {error}")
+
+
+def _forked(kind: str, case: "Case", root: Path, template: "World", seconds: float) -> "Outcome":
+    from benchmarks.prove.hostile.case import MAX_BYTES, Outcome
+
+    reader, writer = os.pipe()
+    begun = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _in_child(case, root, template, writer)
+    os.close(writer)
+    data, hangs = b"", False
+    while True:
+        left = begun + seconds - time.monotonic()
+        if left <= 0 or not select.select([reader], [], [], left)[0]:
+            hangs = True
+            break
+        chunk = os.read(reader, 2**16)
+        if not chunk:
+            break
+        data += chunk
+    os.close(reader)
+    if hangs:
+        os.killpg(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    took = time.monotonic() - begun
+    if hangs:
+        return Outcome(kind, case.name, case.guard, f"hung for {seconds:g} s", "", took)
+    if not data:
+        how = os.waitstatus_to_exitcode(status)
+        return Outcome(kind, case.name, case.guard, f"the process ended with {how}", "", took)
+    found = json.loads(data)
+    problem, used = found["problem"], found["bytes"]
+    if not problem and used > MAX_BYTES:
+        problem = f"took {used / 2**20:.0f} MB of memory"
+    return Outcome(kind, case.name, case.guard, problem, found["said"], found["seconds"], used)
+
+
+def _in_child(case: "Case", root: Path, template: "World", writer: int) -> None:
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nowhere, descriptor)
+        try:
+            answer = _answer(case, root, template)
+        except BaseException as error:  # noqa: BLE001 - told to the parent, as all else
+            answer = {"problem": f"did not begin: {error!r}", "said": "", "seconds": 0, "bytes": 0}
+        os.write(writer, json.dumps(answer).encode())
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _answer(case: "Case", root: Path, template: "World") -> dict[str, object]:
+    from benchmarks.prove.hostile.case import attempt
+    from benchmarks.prove.hostile.watch import Watch
+    from benchmarks.prove.hostile.world import World
+
+    _limit()
+    root.mkdir()
+    os.chdir(root)
+    watch = Watch([root / "agent", root / "inbox", root / "tmp"])
+    world = World(root)
+    world.begin(template)
+    begun, held = time.monotonic(), _of_status("VmRSS")
+    problem, said = attempt(case, world)
+    seconds = time.monotonic() - begun
+    problem = "; ".join(watch.offences) or problem
+    return {"problem": problem, "said": said[:1000], "seconds": seconds, "bytes": _most_bytes() - held}
+
+
+def _limit() -> None:
+    """Leave half a gigabyte of address space; the soft limit, so that a probe sets its own."""
+    from benchmarks.prove.hostile.case import MAX_BYTES
+
+    _forget_most_bytes()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    used = _of_status("VmSize")
+    if used:
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (used + MAX_BYTES, hard))
+
+
+def _most_bytes() -> int:
+    """Return the most memory this process held and, added, the largest one that it started."""
+    below = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return _of_status("VmHWM") + below
+
+
+def _forget_most_bytes() -> None:
+    """Begin to count anew: what the parent once held is not this case's."""
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:  # noqa: PTH123 - no file
+        file.write("5")
+
+
+def _of_status(name: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,90 @@
+"""What a case must not do, seen by the interpreter's own audit events, and stopped.
+
+Writing outside of three folders, unpickling, starting another program than the golden probe, and
+connecting to another machine. SQLite and libraries in C write without an event; the folders are
+looked at afterwards too.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_CHANGES = {
+    "os.mkdir": ((0, 2),),
+    "os.rename": ((0, 2), (1, 3)),
+    "os.link": ((1, 3),),
+    "os.symlink": ((1, 2),),
+    "os.remove": ((0, 1),),
+    "os.rmdir": ((0, 1),),
+    "os.truncate": ((0, None),),
+    "os.chmod": ((0, 2),),
+}
+"""Event -> where its arguments hold a path that changes, and the folder it counts from."""
+_HERE = {"127.0.0.1", "::1", "localhost"}
+
+
+class Offence(RuntimeError):
+    """Something that no hostile input may bring the agent to do."""
+
+
+class Watch:
+    """An audit hook; it cannot be taken out again, so it belongs into a process of its own.
+
+    Attributes:
+        offences: what was tried, one line each.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        """Begin.
+
+        Args:
+            folders: where writing is allowed.
+        """
+        self.offences: list[str] = []
+        self._allowed = tuple(os.path.realpath(folder) for folder in folders)
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open":
+            path, _, flags = arguments
+            if isinstance(flags, int) and flags & _WRITES:
+                self._check(event, path)
+        elif event in _CHANGES:
+            for at, folder in _CHANGES[event]:
+                self._check(event, arguments[at], -1 if folder is None else arguments[folder])
+        elif event == "pickle.find_class":
+            self._refuse("unpickled something")
+        elif event in {"os.system", "os.exec", "os.posix_spawn", "os.spawn"}:
+            self._refuse(f"started a program ({event})")
+        elif event == "subprocess.Popen":
+            self._check_program(arguments[1])
+        elif event == "socket.connect":
+            self._check_address(arguments[1])
+
+    def _check(self, event: str, path: object, folder: object = -1) -> None:
+        if not isinstance(path, str | bytes | os.PathLike):
+            return  # a descriptor: it was judged when it was opened
+        base = os.getcwd() if folder == -1 else f"/proc/self/fd/{folder}"
+        text = os.path.join(base, os.fsdecode(path))
+        parent, name = os.path.split(text)
+        # A link's last name is what changes, not what it points to; opening goes on to that.
+        where = os.path.realpath(text) if event == "open" else os.path.join(os.path.realpath(parent), name)
+        if where == os.devnull:
+            return
+        if not any(where == one or where.startswith(one + os.sep) for one in self._allowed):
+            self._refuse(f"wrote {where} ({event})")
+
+    def _check_program(self, command: object) -> None:
+        words = [str(word) for word in command] if isinstance(command, Sequence) else []
+        if words[1:3] != ["-m", "deepfusion_edge.probe"]:
+            self._refuse(f"started {' '.join(words)[:100]}")
+
+    def _check_address(self, address: object) -> None:
+        if isinstance(address, tuple) and address[0] not in _HERE:
+            self._refuse(f"connected to {address[0]}")
+
+    def _refuse(self, what: str) -> None:
+        self.offences.append(what)
+        raise Offence(what)

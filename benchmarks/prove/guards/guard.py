@@ -26,6 +26,14 @@ class Guard(NamedTuple):
     spare: str = ""
 
 
+NEVER = "if False:"
+
+
+def rule(module: str, holds: str) -> Guard:
+    """Take a rule out of a list of rules: it holds, whatever comes."""
+    return Guard(module, f"({holds}, ", "(True, ")
+
+
 class NotFoundError(Exception):
     """The words of a guard are not in the source exactly once: the list is out of date."""
 

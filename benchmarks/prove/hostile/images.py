@@ -33,17 +33,29 @@ def _png(*chunks: bytes) -> bytes:
     return _MAGIC + b"".join(chunks) + _chunk(b"IEND", b"")
 
 
-def _zeros(size: int) -> bytes:
-    """Compress many zeros without holding them."""
-    packer, out, block = zlib.compressobj(9), [], bytes(2**20)
-    for _ in range(size // len(block)):
-        out.append(packer.compress(block))
-    out.append(packer.compress(bytes(size % len(block))))
-    return b"".join(out) + packer.flush()
+def _repeated(block: bytes, count: int) -> bytes:
+    """Compress a block that comes many times, in the time of one."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, -15)
+    once = packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH)
+    check = 1
+    for _ in range(count):
+        check = zlib.adler32(block, check)
+    return b"\x78\x01" + once * count + packer.flush() + struct.pack(">I", check)
 
 
-def _rows(width: int, height: int, bytes_a_pixel: int) -> bytes:
-    return _chunk(b"IDAT", _zeros(height * (1 + width * bytes_a_pixel)))
+def _many() -> bytes:
+    """Compress a quarter of a gigabyte."""
+    return _repeated(bytes(2**20), 2**8)
+
+
+def _rows(row: bytes, count: int) -> bytes:
+    """Make an image's data of so many rows, a multiple of 100."""
+    return _chunk(b"IDAT", _repeated((b"\0" + row) * 100, count // 100))
+
+
+def _opaque() -> bytes:
+    """Make 64 megapixels with an alpha channel that says nothing."""
+    return _png(_ihdr(8000, 8000, colour=6), _rows(b"\0\0\0\xff" * 8000, 8000))
 
 
 def _saved(image: Image.Image, form: str, **options: object) -> bytes:
@@ -68,7 +80,7 @@ def _several() -> bytes:
 
 def _two_sizes() -> bytes:
     """Say a small size first and a large one, which counts, later."""
-    return _png(_ihdr(8, 8), _ihdr(2000, 2000), _rows(2000, 2000, 3))
+    return _png(_ihdr(8, 8), _ihdr(2000, 2000), _rows(bytes(6000), 2000))
 
 
 def _two_frames() -> bytes:
@@ -92,14 +104,14 @@ def _text_bomb() -> bytes:
     info = PngImagePlugin.PngInfo()
     image = Image.new("RGB", (8, 8))
     data = _saved(image, "PNG", pnginfo=info)
-    bomb = _chunk(b"zTXt", b"Comment\x00\x00" + _zeros(2**28))
+    bomb = _chunk(b"zTXt", b"Comment\x00\x00" + _many())
     at = data.index(b"IDAT") - 4
     return data[:at] + bomb + data[at:]
 
 
 def _profile_bomb() -> bytes:
     data = png(8, 8)
-    bomb = _chunk(b"iCCP", b"evil\x00\x00" + _zeros(2**28))
+    bomb = _chunk(b"iCCP", b"evil\x00\x00" + _many())
     return data[:33] + bomb + data[33:]
 
 
@@ -204,13 +216,13 @@ CASES = (
     _picture(
         "a PNG of 900 megapixels in 3 MB",
         "pixels of an image",
-        lambda: _png(_ihdr(30_000, 30_000), _chunk(b"IDAT", _zeros(2**28))),
+        lambda: _png(_ihdr(30_000, 30_000), _chunk(b"IDAT", _many())),
         "image of 30000x30000 pixels, at most 64000000",
     ),
     _picture(
         "a PNG of 2^31 pixels a side",
         "pixels of an image",
-        lambda: _png(_ihdr(2**31 - 1, 2**31 - 1), _chunk(b"IDAT", _zeros(10))),
+        lambda: _png(_ihdr(2**31 - 1, 2**31 - 1), _chunk(b"IDAT", _many())),
         "at most 64000000",
     ),
     _picture(
@@ -290,8 +302,8 @@ CASES = (
     Case(
         "64 megapixels, the most that is allowed",
         "strips of an image",
-        _judged(lambda: _png(_ihdr(8000, 8000, colour=6), _rows(8000, 8000, 4))),
-        "alert unreadable: image with transparent pixels",
+        _judged(_opaque),
+        "judged as ",
     ),
     Case(
         "retained at the broker",

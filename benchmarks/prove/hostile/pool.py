@@ -40,6 +40,11 @@ _LIBRARIES = [
     "urllib.request",
 ]
 _START_S = 60.0
+_TURN_S = 0.1
+
+
+class GroupError(RuntimeError):
+    """The processes that run the cases could not begin, or are gone."""
 
 
 class Wanted(NamedTuple):
@@ -68,7 +73,7 @@ def run(wanted: Wanted, work: Path) -> "Iterator[Outcome]":
         work: an empty folder.
 
     Raises:
-        RuntimeError: the group cannot be started, for instance because a guard is not found.
+        GroupError: the group cannot be started, for instance because a guard is not found.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_LIBRARIES)
@@ -79,15 +84,15 @@ def run(wanted: Wanted, work: Path) -> "Iterator[Outcome]":
     try:
         while True:
             if not ours.poll(_START_S + wanted.seconds):
-                raise RuntimeError("the processes of the cases do not answer")
+                raise GroupError("the processes of the cases do not answer")
             try:
                 found = ours.recv()
             except EOFError:
-                raise RuntimeError("the processes of the cases ended early") from None
+                raise GroupError("the processes of the cases ended early") from None
             if found is None:
                 return
             if isinstance(found, str):
-                raise RuntimeError(found)
+                raise GroupError(found)
             yield found
     finally:
         ours.close()
@@ -111,19 +116,21 @@ def _group(answers: Connection, wanted: Wanted, work: Path) -> None:
 
         template = World(work / "template")
         template.begin()
-        at = 0
-        for kind in wanted.kinds:
-            for case in cases_of(kind):
-                if wanted.names and case.name not in wanted.names:
-                    continue
-                outcome = _forked(kind, case, work / f"{at:03d}", template, wanted.seconds)
-                answers.send(outcome)
-                at += 1
-                if wanted.stop and outcome.problem:
-                    break
+        for at, (kind, case) in enumerate(_chosen(wanted)):
+            outcome = _forked(kind, case, work / f"{at:03d}", template, wanted.seconds)
+            answers.send(outcome)
+            if wanted.stop and outcome.problem:
+                break
         answers.send(None)
     except Exception as error:  # noqa: BLE001 - told to the process that waits for answers
         answers.send(f"{type(error).__name__}: {error}")
+
+
+def _chosen(wanted: Wanted) -> "Iterator[tuple[str, Case]]":
+    for kind in wanted.kinds:
+        for case in cases_of(kind):
+            if not wanted.names or case.name in wanted.names:
+                yield kind, case
 
 
 def _forked(kind: str, case: "Case", root: Path, template: "World", seconds: float) -> "Outcome":
@@ -138,10 +145,12 @@ def _forked(kind: str, case: "Case", root: Path, template: "World", seconds: flo
     os.close(writer)
     data, hangs = b"", False
     while True:
-        left = begun + seconds - time.monotonic()
-        if left <= 0 or not select.select([reader], [], [], left)[0]:
-            hangs = True
-            break
+        if not select.select([reader], [], [], _TURN_S)[0]:
+            took = time.monotonic() - begun
+            hangs = took - _waited(child) > seconds or took > _START_S
+            if hangs:
+                break
+            continue
         chunk = os.read(reader, 2**16)
         if not chunk:
             break
@@ -161,6 +170,17 @@ def _forked(kind: str, case: "Case", root: Path, template: "World", seconds: flo
     if not problem and used > MAX_BYTES:
         problem = f"took {used / 2**20:.0f} MB of memory"
     return Outcome(kind, case.name, case.guard, problem, found["said"], found["seconds"], used)
+
+
+def _waited(child: int) -> float:
+    """Return for how long a process could run and had no processor, in seconds: it does not hang.
+
+    Source: the second number of ``/proc/PID/schedstat``, in nanoseconds.
+    """
+    try:
+        return int(Path(f"/proc/{child}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _in_child(case: "Case", root: Path, template: "World", writer: int) -> None:

@@ -1,6 +1,6 @@
 """What a case must not do, seen by the interpreter's own audit events, and stopped.
 
-Writing outside of three folders, unpickling, starting another program than the golden probe, and
+Writing outside of three folders, unpickling, starting another program than the agent's own two, and
 connecting to another machine. SQLite and libraries in C write without an event; the folders are
 looked at afterwards too.
 """
@@ -22,6 +22,7 @@ _CHANGES = {
     "os.chmod": ((0, 2),),
 }
 """Event -> where its arguments hold a path that changes, and the folder it counts from."""
+_OURS = {"deepfusion_edge.probe", "deepfusion_edge.source.reader"}
 _HERE = {"127.0.0.1", "::1", "localhost"}
 
 
@@ -78,7 +79,7 @@ class Watch:
 
     def _check_program(self, command: object) -> None:
         words = [str(word) for word in command] if isinstance(command, Sequence) else []
-        if words[1:3] != ["-m", "deepfusion_edge.probe"]:
+        if words[1:2] != ["-m"] or words[2] not in _OURS:
             self._refuse(f"started {' '.join(words)[:100]}")
 
     def _check_address(self, address: object) -> None:

@@ -3,7 +3,10 @@
 import argparse
 from pathlib import Path
 
-PARTS = ()
+PARTS = (
+    "hostile",
+    "guards",
+)
 """Names of :data:`benchmarks.prove.measure.MEASURES`, in their order."""
 
 

@@ -16,9 +16,7 @@ ARCHIVE = {
     "size of a member": Guard("bundle.container", "if size > limit:", NEVER),
     "end of a member": Guard("bundle.container", "if not chunk:", NEVER),
     "header of a member": Guard("bundle.container", "if entry.local() != header:", NEVER),
-    "directory of a zip": Guard(
-        "bundle.container", "if self._read(len(tail) + 1) != tail:", NEVER
-    ),
+    "directory of a zip": Guard("bundle.container", "if self._read(len(tail) + 1) != tail:", NEVER),
     "link as a member": Guard("bundle.container", "os.O_NOFOLLOW | ", ""),
     "pipe as a member": Guard("bundle.container", " | os.O_NONBLOCK", ""),
     "plain file as a member": Guard(
@@ -54,24 +52,24 @@ SIGNATURES = {
     "digits of base64": Guard(
         "bundle.envelope", "except (binascii.Error, ValueError) as", "except KeyError as"
     ),
-    "private keys in public places": Guard(
-        "bundle.envelope", 'if b"PRIVATE KEY" in data:', NEVER
-    ),
+    "private keys in public places": Guard("bundle.envelope", 'if b"PRIVATE KEY" in data:', NEVER),
     "size of a key": Guard(
         "bundle.envelope",
-        "if len(data) > MAX_KEY_BYTES:\n        raise TrustError(f\"key file has {len(data)} bytes,"
-        " at most {MAX_KEY_BYTES}\", remedy)\n    if b\"PRIVATE",
-        "if b\"PRIVATE",
+        "if len(data) > MAX_KEY_BYTES:",
+        NEVER,
+        before='if b"PRIVATE KEY" in data:',
     ),
     "form of a public key": Guard(
         "bundle.envelope",
-        'except (ValueError, UnsupportedAlgorithm) as error:\n        raise TrustError("not a public',
-        'except KeyError as error:\n        raise TrustError("not a public',
+        "except (ValueError, UnsupportedAlgorithm) as",
+        "except KeyError as",
+        before="not a public key in PEM form",
     ),
     "form of a private key": Guard(
         "bundle.envelope",
-        'except (ValueError, UnsupportedAlgorithm) as error:\n        raise TrustError("not a priv',
-        'except KeyError as error:\n        raise TrustError("not a priv',
+        "except (ValueError, UnsupportedAlgorithm) as",
+        "except KeyError as",
+        before="not a private key in PEM form",
     ),
     "pinned keys": Guard("bundle.trust", "if unknown:", NEVER),
     "form of the policy": Guard("bundle.trust", "except MALFORMED as", "except KeyError as"),
@@ -84,7 +82,9 @@ MANIFEST = {
         "bundle.verify", "if len(manifest_bytes) > MAX_MANIFEST_BYTES:", NEVER
     ),
     "form of a manifest": Guard("bundle.manifest", "except MALFORMED as", "except KeyError as"),
-    "depth of JSON": Guard("bundle.manifest", "UnicodeDecodeError, RecursionError, ", "UnicodeDecodeError, "),
+    "depth of JSON": Guard(
+        "bundle.manifest", "UnicodeDecodeError, RecursionError, ", "UnicodeDecodeError, "
+    ),
     "schema of a manifest": Guard("bundle.manifest", "schema: Literal[1]", "schema: int"),
     "fields of a manifest": Guard(
         "bundle.manifest",
@@ -132,30 +132,44 @@ GRAPH = {
     "size of a graph": Guard(_ONNX, "if len(model_bytes) > MAX_MODEL_BYTES:", NEVER),
     "external data by its entries": Guard(
         _ONNX,
-        'case "TensorProto", 13:\n                raise ModelError("model keeps weights outside of its'
-        ' file", _REPLACE)',
-        'case "TensorProto", 13:\n                pass',
+        'raise ModelError("model keeps weights outside of its file", _REPLACE)',
+        "pass",
+        before='case "TensorProto", 14',
     ),
     "external data by its location": Guard(
         _ONNX, 'case "TensorProto", 14 if value != 0:', 'case "TensorProto", 14 if False:'
     ),
-    "tensors of attributes": Guard(_ONNX, '4: "bytes", 5: "TensorProto", 6: "Gr', '4: "bytes", 5: "bytes", 6: "Gr'),
-    "graphs within graphs": Guard(_ONNX, '5: "TensorProto", 6: "GraphProto"', '5: "TensorProto", 6: "bytes"'),
+    "tensors of attributes": Guard(
+        _ONNX, '4: "bytes", 5: "TensorProto", 6: "Gr', '4: "bytes", 5: "bytes", 6: "Gr'
+    ),
+    "graphs within graphs": Guard(
+        _ONNX, '5: "TensorProto", 6: "GraphProto"', '5: "TensorProto", 6: "bytes"'
+    ),
     "sparse tensors": Guard(_ONNX, '15: "SparseTensorProto", 16', '15: "bytes", 16'),
     "functions": Guard(_ONNX, '25: "FunctionProto"', '25: "bytes"'),
     "operators": Guard(_ONNX, "if domain not in STANDARD_DOMAINS:", NEVER),
-    "names of a graph": Guard(_ONNX, "if names != sorted(name.encode() for name in wanted):", NEVER),
-    "training information": Guard(_ONNX, 'raise ModelError("model holds training information", _REPLACE)', "pass"),
+    "names of a graph": Guard(
+        _ONNX, "if names != sorted(name.encode() for name in wanted):", NEVER
+    ),
+    "training information": Guard(
+        _ONNX, 'raise ModelError("model holds training information", _REPLACE)', "pass"
+    ),
     "number of graphs": Guard(_ONNX, "if self._graphs != 1:", NEVER),
     "depth of a graph": Guard(_ONNX, "if message.depth == MAX_DEPTH:", NEVER),
-    "fields of a graph": Guard(_ONNX, "if kind is None:", "if kind is None:\n        return 'bytes'\n    if False:"),
-    "wire types": Guard(_ONNX, 'raise ModelError(f"model is corrupt: wire type {wire}", _REPLACE)', "size = 0"),
+    "fields of a graph": Guard(
+        _ONNX, "if kind is None:", "if kind is None:\n        return 'bytes'\n    if False:"
+    ),
+    "wire types": Guard(
+        _ONNX, 'raise ModelError(f"model is corrupt: wire type {wire}", _REPLACE)', "size = 0"
+    ),
     "wire of a field": Guard(_ONNX, "if wire not in _WIRES.get(kind, {BYTES}):", NEVER),
     "end of a field": Guard(_ONNX, "if size > len(data) - at:", NEVER),
-    "end of a number": Guard(_ONNX, 'raise ModelError("model is truncated or corrupt within a number", _REPLACE)', "return value, at + 10"),
-    "probe before it serves": Guard(
-        _STORE, 'if probe:\n                try_model(staging, limits)\n            hook("probed")', 'hook("probed")'
+    "end of a number": Guard(
+        _ONNX,
+        'raise ModelError("model is truncated or corrupt within a number", _REPLACE)',
+        "return value, at + 10",
     ),
+    "probe before it serves": Guard(_STORE, "if probe:", NEVER, before='hook("probed")'),
     "time of the probe": Guard("bundle.trial", "timeout=limits.timeout_s,", "timeout=None,"),
     "form of the probe": Guard("probe", "except MALFORMED as", "except KeyError as"),
     "classes of the probe": Guard("probe", "if len(golden.fused) != len(manifest.classes):", NEVER),
@@ -171,8 +185,9 @@ GRAPH = {
     ),
     "loading into the runtime": Guard(
         "runtime.ort",
-        'except Exception as error:  # its exceptions share no base class but this one\n            raise ModelError(\n                f"ONNX Runtime does',
-        'except KeyError as error:\n            raise ModelError(\n                f"ONNX Runtime does',
+        "except Exception as",
+        "except KeyError as",
+        before="ONNX Runtime does not take the model",
     ),
 }
 
@@ -197,9 +212,7 @@ ENGINES = {
 
 DISKS = {
     "errors of writing": Guard(
-        "bundle.files",
-        "except OSError as error:\n        raise StorageError(",
-        "except KeyError as error:\n        raise StorageError(",
+        "bundle.files", "except OSError as", "except KeyError as", before="cannot write {path}"
     ),
     "replacing whole files": Guard(
         "bundle.files",
@@ -220,19 +233,20 @@ DISKS = {
     ),
     "form of the highest sequence": Guard(
         "bundle.layout",
-        'except MALFORMED as error:\n            raise TrustError(\n                f"{state / HIGHEST}',
-        'except KeyError as error:\n            raise TrustError(\n                f"{state / HIGHEST}',
+        "except MALFORMED as",
+        "except KeyError as",
+        before="{state / HIGHEST} is damaged",
     ),
     "form of a probation": Guard(
-        "bundle.layout",
-        'except MALFORMED as error:\n        raise TrustError(\n            f"{path} is damaged',
-        'except KeyError as error:\n        raise TrustError(\n            f"{path} is damaged',
+        "bundle.layout", "except MALFORMED as", "except KeyError as", before="{path} is damaged"
     ),
     "names in a probation": Guard(
         "bundle.probation", r'Meta(pattern=r"^[0-9a-f]{16}\Z")', "Meta(min_length=1)"
     ),
     "sweeping": Guard("bundle.layout", "if folder not in kept:", NEVER),
-    "form of a history": Guard("bundle.history", "except (OSError, *MALFORMED):", "except OSError:"),
+    "form of a history": Guard(
+        "bundle.history", "except (OSError, *MALFORMED):", "except OSError:"
+    ),
     "history that cannot be kept": Guard(
         "bundle.history", "except StorageError as", "except KeyError as"
     ),

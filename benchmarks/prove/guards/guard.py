@@ -15,14 +15,16 @@ class Guard(NamedTuple):
 
     Attributes:
         module: where it is, below ``deepfusion_edge``.
-        old: the words; they stand there exactly once.
+        old: the words; they stand there exactly once, or there is a ``before``.
         new: what stands there when the guard is taken out.
+        before: other words, which stand there once: the last ``old`` before them is meant.
         spare: why the corpus cannot notice that, if it cannot: another guard does the same.
     """
 
     module: str
     old: str
     new: str
+    before: str = ""
     spare: str = ""
 
 
@@ -57,10 +59,20 @@ def without(source: str, guard: Guard) -> str:
     Raises:
         NotFoundError: it is not there, or more than once.
     """
-    count = source.count(guard.old)
+    searched, words = (source, guard.old)
+    if guard.before:
+        _once(source, guard.before, guard.module)
+        searched = source[: source.index(guard.before)]
+        searched = searched[max(0, searched.rfind(words)) :]
+    _once(searched, words, guard.module)
+    at = source.index(searched) + searched.index(words)
+    return source[:at] + guard.new + source[at + len(words) :]
+
+
+def _once(source: str, words: str, module: str) -> None:
+    count = source.count(words)
     if count != 1:
-        raise NotFoundError(f"{guard.old!r} is {count} times in {guard.module}")
-    return source.replace(guard.old, guard.new)
+        raise NotFoundError(f"{words!r} is {count} times in {module}")
 
 
 class _Loader(importlib.machinery.SourceFileLoader):

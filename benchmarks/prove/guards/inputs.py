@@ -18,13 +18,17 @@ IMAGES = {
     ),
     "zero size": Guard("image", "if header.width < 1 or header.height < 1:", NEVER),
     "pixels of an image": Guard("image", "if header.width * header.height > max_pixels:", NEVER),
-    "one size of an image": Guard("image", "if image.size != (header.width, header.height):", NEVER),
+    "one size of an image": Guard(
+        "image", "if image.size != (header.width, header.height):", NEVER
+    ),
     "frame of a JPEG": Guard(
         "image",
         'raise InputError("JPEG without a frame header (truncated?)", "replace the file")',
         'return Header("JPEG", 1, 1)',
     ),
-    "end of pixels": Guard("image", "        OSError,\n        SyntaxError,", "        SyntaxError,"),
+    "end of pixels": Guard(
+        "image", "        OSError,\n        SyntaxError,", "        SyntaxError,"
+    ),
     "errors of a decoder": Guard("image", "        SyntaxError,\n        ValueError,", ""),
     "strips of an image": Guard("image", "_STRIP_PIXELS = 2**21", "_STRIP_PIXELS = 2**40"),
     "number of frames": Guard("image", 'if getattr(image, "n_frames", 1) > 1:', NEVER),
@@ -73,7 +77,9 @@ CONFIGURATION = {
         "except (ValueError, msgspec.MsgspecError, RecursionError) as",
         "except (KeyError, RecursionError) as",
     ),
-    "depth of a configuration": Guard(_CONFIG, "msgspec.MsgspecError, RecursionError", "msgspec.MsgspecError"),
+    "depth of a configuration": Guard(
+        _CONFIG, "msgspec.MsgspecError, RecursionError", "msgspec.MsgspecError"
+    ),
     "keys that a configuration has": Guard(
         _CONFIG,
         "class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True)",
@@ -89,9 +95,15 @@ CONFIGURATION = {
     "ways out of /dev": Guard(_CAMERA, ' or ".." in camera.device', ""),
     "one of a camera's three": Guard(_CAMERA, "if len(given) != 1:", NEVER),
     "names of the page": Guard(
-        "health.server", "except ValueError:\n        return False", "except ValueError:\n        pass"
+        "health.server",
+        "except ValueError:\n        return False",
+        "except ValueError:\n        pass",
     ),
-    "form of a Host header": Guard("health.server", "if match is None:", "if match is None:\n        return True\n    if False:"),
+    "form of a Host header": Guard(
+        "health.server",
+        "if match is None:",
+        "if match is None:\n        return True\n    if False:",
+    ),
 }
 
 SECRETS = {

@@ -15,9 +15,7 @@ COMMANDS = {
     "names of actions": Guard(
         _GATE, "if action is not None and action not in ACTION_NAMES:", NEVER
     ),
-    "form of a command": Guard(
-        _GATE, 'return refuse("malformed", error.what)', "raise error"
-    ),
+    "form of a command": Guard(_GATE, 'return refuse("malformed", error.what)', "raise error"),
     "spelling of a command": Guard("commands.message", "if respelled != payload:", NEVER),
     "id of a command": Guard(
         "commands.message", r'Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}\Z")', "Meta(min_length=1)"
@@ -46,15 +44,11 @@ COMMANDS = {
         "busy is None and self._ledger.consume(answer, keep=True)",
     ),
     "commands that cannot be kept": Guard(
-        _DESK, 'except StorageError as error:\n            busy = ', 'except KeyError as error:\n            busy = '
+        _DESK, "except StorageError as", "except KeyError as", before='("storage", str(error))'
     ),
     "refusals that are told": Guard(_DESK, "if self._tokens < 1:", NEVER),
-    "form of the ledger": Guard(
-        "commands.ledger", "except MALFORMED as", "except KeyError as"
-    ),
-    "size of the ledger": Guard(
-        "commands.ledger", "if len(data) > MAX_LEDGER_BYTES:", NEVER
-    ),
+    "form of the ledger": Guard("commands.ledger", "except MALFORMED as", "except KeyError as"),
+    "size of the ledger": Guard("commands.ledger", "if len(data) > MAX_LEDGER_BYTES:", NEVER),
     "number of a chunk": Guard(
         _DESK, "if index.isascii() and index.isdigit() and len(index) <= 4:", "if True:"
     ),

@@ -1,9 +1,13 @@
 """The corpus of hostile input: a module for each kind, a small generator for each case."""
 
 KINDS = {
-    "archives": "bundles as archives and folders",
+    "archives": "bundles as archives",
+    "folders": "bundles as folders",
+    "signatures": "signatures of bundles",
+    "manifests": "signed manifests that break a rule",
     "pickles": "pickles and files of training frameworks",
-    "graphs": "ONNX graphs and their probe",
+    "graphs": "ONNX graphs",
+    "probes": "graphs that fail when they run",
     "engines": "TensorRT engines in the cache",
     "images": "images",
     "topics": "topics, names and ids",

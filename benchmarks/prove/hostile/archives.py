@@ -1,4 +1,4 @@
-"""Archives and folders that are no bundle, and bundles that nobody trusted has signed."""
+"""Archives that are no bundle as the exporter writes it."""
 
 import gzip
 import io
@@ -11,15 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.prove.hostile.case import Case
-from benchmarks.prove.hostile.world import World, envelope, flipped, name_of
-from deepfusion_edge.bundle.container import MAX_CONTAINER_BYTES, open_bundle
-from deepfusion_edge.bundle.envelope import seal
-from deepfusion_edge.bundle.manifest import GOLDEN, MANIFEST, MODEL, SIGNATURE, canonical
-from deepfusion_edge.bundle.store import verify
-from deepfusion_edge.bundle.trust import Policy
-from deepfusion_edge.commands.message import COMMAND
+from benchmarks.prove.hostile.world import World
+from deepfusion_edge.bundle.container import MAX_CONTAINER_BYTES
+from deepfusion_edge.bundle.manifest import GOLDEN, MANIFEST, MODEL, SIGNATURE
 
 Change = Callable[[zipfile.ZipInfo], None]
+
+
 _FILE = (stat.S_IFREG | 0o644) << 16
 
 
@@ -109,128 +107,9 @@ def _fifo(world: World) -> str:
     return world.install(world.inbox / "pipe.dfb")
 
 
-def _in_folder(world: World, change: Callable[[Path], object]) -> str:
-    folder = world.folder(world.members())
-    change(folder)
-    return world.install(folder)
-
-
-def _linked(name: str) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        (folder / name).rename(folder.parent / "elsewhere")
-        (folder / name).symlink_to(folder.parent / "elsewhere")
-
-    return change
-
-
-def _piped(folder: Path) -> None:
-    (folder / MANIFEST).unlink()
-    os.mkfifo(folder / MANIFEST)
-
-
-def _large(folder: Path) -> None:
-    os.truncate(folder / MANIFEST, 2**30)
-
-
-def _as_fifo(folder: Path) -> None:
-    (folder / MODEL).unlink()
-    os.mkfifo(folder / MODEL)
-
-
-def _signed(world: World, change: Callable[[World, dict[str, bytes]], None]) -> str:
-    members = world.members()
-    change(world, members)
-    return world.install(world.pack(members))
-
-
-def _by_stranger(world: World, members: dict[str, bytes]) -> None:
-    members[SIGNATURE] = seal(members[MANIFEST], [world.other])
-
-
-def _by_two(world: World, members: dict[str, bytes]) -> None:
-    members[SIGNATURE] = seal(members[MANIFEST], [world.publisher, world.other])
-
-
-def _wrong(_world: World, members: dict[str, bytes]) -> None:
-    box = envelope(members[SIGNATURE])
-    box["signatures"][0]["sig"] = flipped(box["signatures"][0]["sig"])
-    members[SIGNATURE] = canonical(box)
-
-
-def _borrowed(world: World, members: dict[str, bytes]) -> None:
-    members[SIGNATURE] = world.members(sequence=3)[SIGNATURE]
-
-
-def _as_command(world: World, members: dict[str, bytes]) -> None:
-    members[SIGNATURE] = seal(members[MANIFEST], [world.publisher], COMMAND)
-
-
-def _spaced(_world: World, members: dict[str, bytes]) -> None:
-    members[SIGNATURE] += b"\n"
-
-
-def _unsigned(_world: World, members: dict[str, bytes]) -> None:
-    box = envelope(members[SIGNATURE])
-    members[SIGNATURE] = canonical(box | {"signatures": []})
-
-
-def _loose(_world: World, members: dict[str, bytes]) -> None:
-    box = envelope(members[SIGNATURE])
-    sig = box["signatures"][0]["sig"]
-    box["signatures"][0]["sig"] = sig[:-3] + chr(ord(sig[-3]) + 1) + "=="
-    members[SIGNATURE] = canonical(box)
-
-
-def _not_base64(_world: World, members: dict[str, bytes]) -> None:
-    box = envelope(members[SIGNATURE])
-    sig = box["signatures"][0]["sig"]
-    box["signatures"][0]["sig"] = f"{sig[:20]}\n{sig[20:]}"
-    members[SIGNATURE] = canonical(box)
-
-
-def _two_needed(world: World, *, twice: bool) -> str:
-    members = world.members()
-    if twice:
-        box = envelope(members[SIGNATURE])
-        members[SIGNATURE] = canonical(box | {"signatures": box["signatures"] * 2})
-    keys = [world.trust, world.inbox / "other.pub"]
-    from deepfusion_edge.bundle.envelope import public_pem
-
-    keys[1].write_bytes(public_pem(world.other.public_key()))
-    manifest = verify(world.pack(members), keys, threshold=2, now="2026-06-01T00:00:00Z")
-    return f"verified sequence {manifest.sequence}"
-
-
-def _threshold(world: World) -> str:
-    policy = Policy({name_of(world.publisher): world.publisher.public_key()}, 0)
-    from deepfusion_edge.bundle.verify import authentic
-
-    with open_bundle(world.pack(world.members())) as source:
-        authentic(source.manifest, source.envelope, keys=policy.keys, threshold=policy.threshold)
-    return "no signature was asked for"
-
-
-def _stranger_key(world: World) -> str:
-    from deepfusion_edge.bundle import store
-    from deepfusion_edge.bundle.envelope import public_pem
-
-    stranger = world.file(public_pem(world.other.public_key()), "stranger.pub")
-    members = world.members()
-    _by_stranger(world, members)
-    path = world.pack(members)
-    store.install(path, world.agent, [stranger], now="2026-06-01T00:00:00Z", probe=False)
-    return "installed"
-
-
-def _missing(*names: str) -> Callable[[World], str]:
-    def drive(world: World) -> str:
-        members = {n: c for n, c in world.members().items() if n not in names}
-        return world.install(world.folder(members))
-
-    return drive
-
-
 _ONE = "what follows the members is not the one canonical directory"
+
+
 _LINK, _DEVICE = (stat.S_IFLNK | 0o777) << 16, (stat.S_IFCHR | 0o666) << 16
 
 
@@ -244,6 +123,11 @@ def _repacked(make: Callable[[World], Mapping[str, bytes]]) -> Callable[[World],
 
 def _zip(name: str, guard: str, drive: Callable[[World], str], says: str = _ONE) -> Case:
     return Case(name, guard, drive, says, "TrustError")
+
+
+def _second(data: bytearray) -> int:
+    """Find where the second member begins."""
+    return bytes(data).index(b"PK\x03\x04", 4)
 
 
 CASES = (
@@ -371,130 +255,4 @@ CASES = (
         "neither a file nor a directory",
         "InputError",
     ),
-    _zip(
-        "a folder with a file more",
-        "names in a folder",
-        lambda w: _in_folder(w, lambda f: (f / "golden" / "run.sh").write_bytes(b"x")),
-        "run.sh' is not named in the manifest",
-    ),
-    _zip(
-        "a folder with a linked folder in it",
-        "links in a folder",
-        lambda w: _in_folder(w, _linked("golden")),
-        "is not named in the manifest",
-    ),
-    Case(
-        "a folder whose model is a link",
-        "link as a member",
-        lambda w: _in_folder(w, _linked(MODEL)),
-        "Too many levels of symbolic links",
-        "InputError",
-    ),
-    _zip(
-        "a folder whose manifest is a pipe",
-        "pipe as a member",
-        lambda w: _in_folder(w, _piped),
-        "manifest.json is not a plain file",
-    ),
-    _zip(
-        "a folder whose model is a pipe",
-        "plain file as a member",
-        lambda w: _in_folder(w, _as_fifo),
-        "model.onnx is not a plain file",
-    ),
-    _zip(
-        "a folder with a manifest of a gigabyte",
-        "size in a folder",
-        lambda w: _in_folder(w, _large),
-        "is not a plain file of at most",
-    ),
-    Case("a folder without a model", "hash of a file", _missing(MODEL), "No such file", "InputError"),
-    Case(
-        "a folder without a signature",
-        "signed manifest",
-        _missing(SIGNATURE),
-        "cannot read .*manifest.sig",
-        "InputError",
-    ),
-    _zip(
-        "signed by a stranger",
-        "key of a signature",
-        lambda w: _signed(w, _by_stranger),
-        "signed by key .*, trusted here",
-    ),
-    _zip(
-        "signed by a stranger too",
-        "key of a signature",
-        lambda w: _signed(w, _by_two),
-        "signed by key .*, trusted here",
-    ),
-    _zip(
-        "a stranger's key is brought along",
-        "pinned keys",
-        _stranger_key,
-        "key [0-9a-f]{16} is not pinned here",
-    ),
-    _zip(
-        "a wrong signature", "signature", lambda w: _signed(w, _wrong), "the signature of key .* is"
-    ),
-    _zip(
-        "the signature of another manifest",
-        "signed manifest",
-        lambda w: _signed(w, _borrowed),
-        "the signed manifest differs from manifest.json",
-    ),
-    _zip(
-        "a signature that was made for a command",
-        "type of an envelope",
-        lambda w: _signed(w, _as_command),
-        "envelope is of type",
-    ),
-    _zip(
-        "no signature",
-        "number of signatures",
-        lambda w: _signed(w, _unsigned),
-        "is not a DSSE envelope",
-    ),
-    _zip(
-        "an envelope spelled otherwise",
-        "spelling of an envelope",
-        lambda w: _signed(w, _spaced),
-        "manifest.sig is not in canonical form",
-    ),
-    _zip(
-        "base64 spelled otherwise",
-        "spelling of base64",
-        lambda w: _signed(w, _loose),
-        "base64 that is not canonical",
-    ),
-    _zip(
-        "base64 with a line break",
-        "digits of base64",
-        lambda w: _signed(w, _not_base64),
-        "text that is not base64",
-    ),
-    _zip(
-        "one signature twice where two are needed",
-        "order of signatures",
-        lambda w: _two_needed(w, twice=True),
-        "not in the order of their key ids",
-    ),
-    _zip(
-        "one signature where two are needed",
-        "threshold",
-        lambda w: _two_needed(w, twice=False),
-        "1 trusted signatures, 2 are needed",
-    ),
-    Case(
-        "no signature is asked for",
-        "least threshold",
-        _threshold,
-        "0 signatures are asked of 1",
-        "UsageError",
-    ),
 )
-
-
-def _second(data: bytearray) -> int:
-    """Find where the second member begins."""
-    return bytes(data).index(b"PK\x03\x04", 4)

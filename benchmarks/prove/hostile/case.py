@@ -8,6 +8,8 @@ from typing import NamedTuple
 from benchmarks.prove.hostile.world import World
 from deepfusion_edge.errors import DeepFusionError
 
+Drive = Callable[[World], str]
+
 MAX_SECONDS = 5.0
 MAX_BYTES = 512 * 2**20
 
@@ -29,10 +31,30 @@ class Case:
 
     name: str
     guard: str
-    drive: Callable[[World], str]
+    drive: Drive
     says: str
     error: str = ""
     leaves: str = "same"
+
+
+def trust(name: str, guard: str, drive: Drive, says: str, *, leaves: str = "same") -> Case:
+    """Make a case that is refused because it is not to be trusted."""
+    return Case(name, guard, drive, says, "TrustError", leaves)
+
+
+def usage(name: str, guard: str, drive: Drive, says: str) -> Case:
+    """Make a case that is refused because it breaks a rule of the configuration."""
+    return Case(name, guard, drive, says, "UsageError")
+
+
+def model(name: str, guard: str, drive: Drive, says: str) -> Case:
+    """Make a case that is refused because the graph cannot be used."""
+    return Case(name, guard, drive, says, "ModelError")
+
+
+def storage(name: str, guard: str, drive: Drive, says: str) -> Case:
+    """Make a case that ends because the disk or the folder refuses."""
+    return Case(name, guard, drive, says, "StorageError")
 
 
 class Outcome(NamedTuple):
@@ -64,7 +86,7 @@ def attempt(case: Case, world: World) -> tuple[str, str]:
         said = f"exit code {error.exit_code}: {error}"
         if not error.what.strip() or not error.remedy.strip():
             return "the error has no cause or no remedy", said
-    except Exception as error:  # noqa: BLE001 - a crash is what is looked for
+    except Exception as error:
         return f"crashed with {type(error).__name__}: {error}", ""
     if name != case.error:
         return f"{name or 'no error'} instead of {case.error or 'an answer'}", said
@@ -82,7 +104,7 @@ def left_behind(case: Case, world: World) -> str:
         return ""
     try:
         serving = world.serving()
-    except Exception as error:  # noqa: BLE001 - whatever it is, nothing is judged any more
+    except Exception as error:
         return f"afterwards nothing serves: {error}"
     if (serving == world.digest) != (case.leaves == "same"):
         return "afterwards another bundle serves" if case.leaves == "same" else "it was not taken"

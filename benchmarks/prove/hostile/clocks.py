@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from benchmarks.prove.hostile.case import Case
+from benchmarks.prove.hostile.case import Case, trust
 from benchmarks.prove.hostile.world import NOW, NOW_S, World
 from deepfusion_edge.bundle import store
 
@@ -89,26 +89,93 @@ def _events(world: World) -> str:
     return f"{kept} event is kept"
 
 
-def _trust(name: str, guard: str, drive: Callable[[World], str], says: str) -> Case:
-    return Case(name, guard, drive, says, "TrustError")
-
-
 CASES = (
-    _trust("the same sequence again", "same sequence", _sequence(1), "sequence 1 of 'line' has been installed already"),
-    Case("a sequence that was rewound", "older sequence", _rewound, "sequence 5 is older than 9", "TrustError"),
-    _trust("a bundle that was rolled back", "same sequence", _rolled_back, "sequence 2 of 'line' has been installed already"),
-    _trust("a record of sequences that was removed", "same sequence", _forgotten, "sequence 1 of 'line' has been installed already"),
-    _trust("a bundle of another line", "line of a bundle", _other_line, "is for 'other', this device follows 'line'"),
-    _trust("a bundle that has expired", "expiry of a bundle", _at(_2037), "the bundle expired on 2036-01-01"),
-    _trust("a bundle that expires this second", "expiry of a bundle", _at("2026-06-01T00:00:00Z", expires="2026-06-01T00:00:00Z"), "the bundle expired on"),
-    _trust("a freeze: what serves has expired", "expiry of what serves", _frozen, "the bundle expired on 2036-01-01"),
-    _trust("a bundle from the future", "beginning of a bundle", _at(NOW, created="2026-06-03T00:00:00Z"), "was created on 2026-06-03.*but it is"),
-    _trust("a bundle for a clock in 1970", "beginning of a bundle", _at(_1970), "set the device's clock"),
-    _trust("a clock that is none", "dates", _at("yesterday"), "'yesterday' is not a UTC time"),
+    trust(
+        "the same sequence again",
+        "same sequence",
+        _sequence(1),
+        "sequence 1 of 'line' has been installed already",
+    ),
+    Case(
+        "a sequence that was rewound",
+        "older sequence",
+        _rewound,
+        "sequence 5 is older than 9",
+        "TrustError",
+    ),
+    trust(
+        "a bundle that was rolled back",
+        "same sequence",
+        _rolled_back,
+        "sequence 2 of 'line' has been installed already",
+    ),
+    trust(
+        "a record of sequences that was removed",
+        "same sequence",
+        _forgotten,
+        "sequence 1 of 'line' has been installed already",
+    ),
+    trust(
+        "a bundle of another line",
+        "line of a bundle",
+        _other_line,
+        "is for 'other', this device follows 'line'",
+    ),
+    trust(
+        "a bundle that has expired",
+        "expiry of a bundle",
+        _at(_2037),
+        "the bundle expired on 2036-01-01",
+    ),
+    trust(
+        "a bundle that expires this second",
+        "expiry of a bundle",
+        _at("2026-06-01T00:00:00Z", expires="2026-06-01T00:00:00Z"),
+        "the bundle expired on",
+    ),
+    trust(
+        "a freeze: what serves has expired",
+        "expiry of what serves",
+        _frozen,
+        "the bundle expired on 2036-01-01",
+    ),
+    trust(
+        "a bundle from the future",
+        "beginning of a bundle",
+        _at(NOW, created="2026-06-03T00:00:00Z"),
+        "was created on 2026-06-03.*but it is",
+    ),
+    trust(
+        "a bundle for a clock in 1970",
+        "beginning of a bundle",
+        _at(_1970),
+        "set the device's clock",
+    ),
+    trust("a clock that is none", "dates", _at("yesterday"), "'yesterday' is not a UTC time"),
     Case("a start in 1970", "", _started_in_1970, "it serves"),
-    Case("a command that had expired, and a clock set back", "moment that is vouched for", _set_back("2026-06-01T00:00:30Z"), "status refused expired"),
-    Case("a command that has not expired, and a clock set back", "", _set_back("2026-06-02T00:00:00Z"), "status accepted"),
-    Case("a clock that jumps ahead and back", "expiry of a command", _jumped, "refused expired.*then status accepted"),
-    Case("a clock that was never set", "beginning of a command", _never_set, "status refused not-yet-valid: .*set the clock"),
+    Case(
+        "a command that had expired, and a clock set back",
+        "moment that is vouched for",
+        _set_back("2026-06-01T00:00:30Z"),
+        "status refused expired",
+    ),
+    Case(
+        "a command that has not expired, and a clock set back",
+        "",
+        _set_back("2026-06-02T00:00:00Z"),
+        "status accepted",
+    ),
+    Case(
+        "a clock that jumps ahead and back",
+        "expiry of a command",
+        _jumped,
+        "refused expired.*then status accepted",
+    ),
+    Case(
+        "a clock that was never set",
+        "beginning of a command",
+        _never_set,
+        "status refused not-yet-valid: .*set the clock",
+    ),
     Case("an event of 1970", "", _events, "1 event is kept"),
 )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 from benchmarks.prove.hostile.case import Case
 from benchmarks.prove.hostile.world import NOW_S, World, envelope, flipped
@@ -19,9 +20,7 @@ _DAY_S = 86_400
 _SHA = "0" * 64
 
 
-def _signed(
-    action: dict[str, object] | None = None, **changes: object
-) -> Callable[[World], str]:
+def _signed(action: dict[str, object] | None = None, **changes: Any) -> Callable[[World], str]:
     return lambda world: world.command(world.sign(action, **changes))
 
 
@@ -167,7 +166,9 @@ def _rebirth(name: str = REBIRTH) -> bytes:
     return encode(Payload(1, (asked,), 0))
 
 
-def _refused(name: str, guard: str, drive: Callable[[World], str], code: str, says: str = "") -> Case:
+def _refused(
+    name: str, guard: str, drive: Callable[[World], str], code: str, says: str = ""
+) -> Case:
     return Case(name, guard, drive, f"status refused {code}: .*{says}")
 
 
@@ -199,8 +200,16 @@ CASES = (
         "signed by key",
     ),
     _refused("a wrong signature", "signature", _by(_wrong), "untrusted", "is wrong"),
-    _refused("the payload of another command", "signature", _by(_other_payload), "untrusted", "is wrong"),
-    _refused("a bundle's signature", "type of an envelope", _by(_manifest), "untrusted", "envelope is of type"),
+    _refused(
+        "the payload of another command", "signature", _by(_other_payload), "untrusted", "is wrong"
+    ),
+    _refused(
+        "a bundle's signature",
+        "type of an envelope",
+        _by(_manifest),
+        "untrusted",
+        "envelope is of type",
+    ),
     _refused(
         "a bundle's type, signed as one",
         "type of an envelope",
@@ -208,7 +217,13 @@ CASES = (
         "untrusted",
         "envelope is of type",
     ),
-    _refused("signed by two keys", "one key a command", _two_keys, "untrusted", "2 keys signed it, one must"),
+    _refused(
+        "signed by two keys",
+        "one key a command",
+        _two_keys,
+        "untrusted",
+        "2 keys signed it, one must",
+    ),
     _refused(
         "300 KB",
         "size of an envelope",
@@ -230,7 +245,13 @@ CASES = (
         "malformed",
         "not in canonical form",
     ),
-    _refused("an action that nobody has", "names of actions", _signed({"type": "format-disk"}), "unknown-action", "actions are"),
+    _refused(
+        "an action that nobody has",
+        "names of actions",
+        _signed({"type": "format-disk"}),
+        "unknown-action",
+        "actions are",
+    ),
     _refused(
         "an action in capitals",
         "names of actions",
@@ -241,22 +262,31 @@ CASES = (
     _malformed("no members", {"type": "set-members", "members": 0}),
     _malformed("members as a text", {"type": "set-members", "members": "all"}),
     _malformed("an installation of nothing", _install(url=None)),
-    _malformed("an installation in two ways", _install(chunks={"bytes": 1024, "sha256": [_SHA] * 2})),
-    _malformed("an installation in too few chunks", _install(url=None, chunks={"bytes": 1024, "sha256": [_SHA]})),
+    _malformed(
+        "an installation in two ways", _install(chunks={"bytes": 1024, "sha256": [_SHA] * 2})
+    ),
+    _malformed(
+        "an installation in too few chunks",
+        _install(url=None, chunks={"bytes": 1024, "sha256": [_SHA]}),
+    ),
     _malformed("a negative size", _install(bytes=-1)),
     _malformed("a sequence of 400 digits", sequence=10**400),
     _malformed("a sequence that is no whole number", sequence=1.5),
     _malformed("a date that is none", issued="2026-02-30T00:00:00Z"),
     _malformed("another schema", schema=2),
     _malformed("a field more", approved=True),
-    _refused("for another agent", "agent of a command", _signed(agent="deepfusion/line-2"), "wrong-agent"),
+    _refused(
+        "for another agent", "agent of a command", _signed(agent="deepfusion/line-2"), "wrong-agent"
+    ),
     _refused(
         "for everybody",
         "agent of a command",
         _signed(agent="#"),
         "wrong-agent",
     ),
-    _refused("by a key that may not", "actions of a key", _not_allowed, "unauthorised", "only snapshot"),
+    _refused(
+        "by a key that may not", "actions of a key", _not_allowed, "unauthorised", "only snapshot"
+    ),
     _refused(
         "that holds for a month",
         "validity of a command",
@@ -289,7 +319,9 @@ CASES = (
     _refused("out of order", "sequence of a command", _reordered, "sequence", "is not above 5"),
     _refused("a ninth that waits", "commands that wait", _many, "busy", "8 commands wait already"),
     _refused("sent again after it was refused as busy", "commands used up", _used_up, "sequence"),
-    _refused("a second installation", "one installation", _two_installations, "busy", "is under way"),
+    _refused(
+        "a second installation", "one installation", _two_installations, "busy", "is under way"
+    ),
     Case("a thousand that are none", "refusals that are told", _flood, "status: 20 of 1000"),
     Case(
         "a rebirth that was retained",

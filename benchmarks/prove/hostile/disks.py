@@ -5,13 +5,11 @@ import json
 import os
 import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from collections.abc import Iterator
-from pathlib import Path
 
-from benchmarks.prove.hostile.case import Case
-from benchmarks.prove.hostile.world import NOW, NOW_S, World, png
+from benchmarks.prove.hostile.case import Case, storage, trust
+from benchmarks.prove.hostile.world import NOW, World, png
 from deepfusion_edge.bundle import store
 from deepfusion_edge.bundle.envelope import public_pem
 from deepfusion_edge.bundle.manifest import MODEL
@@ -60,7 +58,7 @@ def _engine_full(world: World) -> str:
     cache = EngineCache(world.agent / "engines")
     with _full(10):
         cache.keep_engine({"bundle": "0" * 64}, b"engine")
-    return f"engine {cache.engine({'bundle': '0' * 64})}: {world.log}"
+    return f"engine {cache.engine({'bundle': '0' * 64})!r}: {world.log}"
 
 
 def _history_full(world: World) -> str:
@@ -109,7 +107,7 @@ def _return_to_damaged(world: World) -> str:
 def _link(target: str) -> Callable[[World], str]:
     def drive(world: World) -> str:
         current = world.agent / "current"
-        good = os.readlink(current)
+        good = current.readlink()
         current.unlink()
         current.symlink_to(target)
         try:
@@ -228,44 +226,169 @@ def _snapshot_full(world: World) -> str:
     return "written"
 
 
-def _storage(name: str, guard: str, drive: Callable[[World], str], says: str, **options: str) -> Case:
-    return Case(name, guard, drive, says, "StorageError", **options)
-
-
-def _trust(name: str, guard: str, drive: Callable[[World], str], says: str, **options: str) -> Case:
-    return Case(name, guard, drive, says, "TrustError", **options)
-
-
 _TOO_LARGE = "cannot write .*File too large; free some space"
 CASES = (
-    _storage("a full disk, after 100 bytes", "errors of writing", _install_full(100), _TOO_LARGE),
-    _storage("a full disk, after the manifest", "errors of writing", _install_full(900), _TOO_LARGE),
-    Case("a full disk under the ledger", "commands that cannot be kept", _command_full, "status accepted; log: .*refused .storage."),
-    Case("a full disk under the engines", "engines that cannot be kept", _engine_full, "engine None: .*is not kept"),
-    Case("a full disk under the history", "history that cannot be kept", _history_full, "log: bundle history: cannot write"),
-    _storage("a full disk under a file that is replaced", "replacing whole files", _snapshot_full, _TOO_LARGE),
-    _storage("a state folder that is a file", "errors of writing", _no_folder, "cannot write .*state: "),
-    _storage("a state folder below a file", "errors of writing", _below_a_file, "cannot write .*state: Not a directory"),
-    _storage("two installations at once", "lock of the state", _locked, "another installation is changing"),
+    storage("a full disk, after 100 bytes", "errors of writing", _install_full(100), _TOO_LARGE),
+    storage("a full disk, after the manifest", "errors of writing", _install_full(900), _TOO_LARGE),
+    Case(
+        "a full disk under the ledger",
+        "commands that cannot be kept",
+        _command_full,
+        "status accepted; log: .*refused .storage.",
+    ),
+    Case(
+        "a full disk under the engines",
+        "engines that cannot be kept",
+        _engine_full,
+        "engine None: .*is not kept",
+    ),
+    Case(
+        "a full disk under the history",
+        "history that cannot be kept",
+        _history_full,
+        "log: bundle history: cannot write",
+    ),
+    storage(
+        "a full disk under a file that is replaced",
+        "replacing whole files",
+        _snapshot_full,
+        _TOO_LARGE,
+    ),
+    storage(
+        "a state folder that is a file", "errors of writing", _no_folder, "cannot write .*state: "
+    ),
+    storage(
+        "a state folder below a file",
+        "errors of writing",
+        _below_a_file,
+        "cannot write .*state: Not a directory",
+    ),
+    storage(
+        "two installations at once",
+        "lock of the state",
+        _locked,
+        "another installation is changing",
+    ),
     Case("nothing installed", "installed bundle", _empty, "no bundle installed in", "InputError"),
-    _trust("a model that was changed where it lies", "hash of a file", _changed(MODEL, b"evil"), "is damaged .model.onnx is not the signed file", leaves="breaks"),
-    _trust("a model that is gone", "damage to a bundle", _changed(MODEL, None), "is damaged .cannot read", leaves="breaks"),
-    _trust("a manifest that was changed where it lies", "signed manifest", _changed("manifest.json", b"{}"), "is damaged .the signed manifest differs", leaves="breaks"),
-    _trust("a manifest of a gigabyte where it lies", "size of a read manifest", _changed("manifest.json", bytes(5 * 2**20)), "is damaged .manifest has 4194305 bytes, at most", leaves="breaks"),
+    trust(
+        "a model that was changed where it lies",
+        "hash of a file",
+        _changed(MODEL, b"evil"),
+        "is damaged .model.onnx is not the signed file",
+        leaves="breaks",
+    ),
+    trust(
+        "a model that is gone",
+        "damage to a bundle",
+        _changed(MODEL, None),
+        "is damaged .cannot read",
+        leaves="breaks",
+    ),
+    trust(
+        "a manifest that was changed where it lies",
+        "signed manifest",
+        _changed("manifest.json", b"{}"),
+        "is damaged .the signed manifest differs",
+        leaves="breaks",
+    ),
+    trust(
+        "a manifest of a gigabyte where it lies",
+        "size of a read manifest",
+        _changed("manifest.json", bytes(5 * 2**20)),
+        "is damaged .manifest has 4194305 bytes, at most",
+        leaves="breaks",
+    ),
     Case("a damaged bundle, and the one before", "hash of a file", _after_return, "serves True"),
-    _trust("a return to a damaged bundle", "hash of a file", _return_to_damaged, "is damaged", leaves="new"),
-    _trust("current points out of the folder", "target of a link", _link("../../etc"), "points to '../../etc'; remove this link"),
-    _trust("current points to an absolute path", "target of a link", _link("/etc/passwd"), "points to '/etc/passwd'"),
-    _trust("current points to a name of letters", "target of a link", _link("bundles/../../../evil.d"), "points to"),
-    _trust("current points to nothing", "damage to a bundle", _link("bundles/" + "0" * 16), "is damaged"),
-    _trust("a record of sequences that is noise", "form of the highest sequence", _state("highest.json", b"\xff\x00"), "highest.json is damaged"),
-    _trust("a record of a probation that is noise", "form of a probation", _state("probation.json", b"{"), "probation.json is damaged"),
-    _trust("a probation that names a path", "names in a probation", _state("probation.json", b'{"candidate":"../../etc","fallback":"../../etc","begun":"2026-06-01T00:00:00Z"}'), "probation.json is damaged"),
-    _trust("a policy of trust that is noise", "form of the policy", _state("trust/policy.json", b"{}"), "policy.json is damaged"),
-    _trust("a policy that asks for no signature", "form of the policy", _state("trust/policy.json", b'{"keys":[],"threshold":0}'), "policy.json is damaged"),
-    _trust("a stranger's key beside the pinned ones", "keys of the policy", _key_added, "the pinned keys in .* do not fit"),
-    _storage("a link where a transfer will be written", "link of a transfer", _part_link, "cannot write .*c-1.part: Too many levels"),
-    Case("what an interrupted installation left", "sweeping", _stale, r"installed sequence 2, left \[\]", leaves="new"),
-    Case("noise where the outbox was", "corrupt outbox", _outbox, "judged as green; moved to outbox.corrupt.sqlite"),
-    _storage("two agents with one outbox", "lock of the outbox", _outbox_of_another, "outbox|another"),
+    trust(
+        "a return to a damaged bundle",
+        "hash of a file",
+        _return_to_damaged,
+        "is damaged",
+        leaves="new",
+    ),
+    trust(
+        "current points out of the folder",
+        "target of a link",
+        _link("../../etc"),
+        "points to '../../etc'; remove this link",
+    ),
+    trust(
+        "current points to an absolute path",
+        "target of a link",
+        _link("/etc/passwd"),
+        "points to '/etc/passwd'",
+    ),
+    trust(
+        "current points to a name of letters",
+        "target of a link",
+        _link("bundles/../../../evil.d"),
+        "points to",
+    ),
+    trust(
+        "current points to nothing",
+        "damage to a bundle",
+        _link("bundles/" + "0" * 16),
+        "is damaged",
+    ),
+    trust(
+        "a record of sequences that is noise",
+        "form of the highest sequence",
+        _state("highest.json", b"\xff\x00"),
+        "highest.json is damaged",
+    ),
+    trust(
+        "a record of a probation that is noise",
+        "form of a probation",
+        _state("probation.json", b"{"),
+        "probation.json is damaged",
+    ),
+    trust(
+        "a probation that names a path",
+        "names in a probation",
+        _state(
+            "probation.json",
+            b'{"candidate":"../../etc","fallback":"../../etc","begun":"2026-06-01T00:00:00Z"}',
+        ),
+        "probation.json is damaged",
+    ),
+    trust(
+        "a policy of trust that is noise",
+        "form of the policy",
+        _state("trust/policy.json", b"{}"),
+        "policy.json is damaged",
+    ),
+    trust(
+        "a policy that asks for no signature",
+        "form of the policy",
+        _state("trust/policy.json", b'{"keys":[],"threshold":0}'),
+        "policy.json is damaged",
+    ),
+    trust(
+        "a stranger's key beside the pinned ones",
+        "keys of the policy",
+        _key_added,
+        "the pinned keys in .* do not fit",
+    ),
+    storage(
+        "a link where a transfer will be written",
+        "link of a transfer",
+        _part_link,
+        "cannot write .*c-1.part: Too many levels",
+    ),
+    Case(
+        "what an interrupted installation left",
+        "sweeping",
+        _stale,
+        r"installed sequence 2, left \[\]",
+        leaves="new",
+    ),
+    Case(
+        "noise where the outbox was",
+        "corrupt outbox",
+        _outbox,
+        "judged as green; moved to outbox.corrupt.sqlite",
+    ),
+    storage(
+        "two agents with one outbox", "lock of the outbox", _outbox_of_another, "outbox|another"
+    ),
 )

@@ -19,9 +19,7 @@ _STAMP = {
 }
 
 
-def _kept(
-    change: Callable[[Path], object] = lambda _path: None, **stamp: str
-) -> Callable[[World], str]:
+def _kept(change: Callable[[Path], object], **stamp: str) -> Callable[[World], str]:
     """Keep an engine, change its file, and ask for one with a stamp."""
 
     def drive(world: World) -> str:
@@ -60,11 +58,20 @@ def _in_bundle(world: World) -> str:
 
 
 def _stale(name: str, says: str, **stamp: str) -> Case:
-    return Case(name, "stamp of an engine", _kept(**stamp), f"engine None: .*{says}")
+    return Case(
+        name, "stamp of an engine", _kept(lambda _path: None, **stamp), f"engine None: .*{says}"
+    )
 
 
-def _damaged(name: str, guard: str, change: Callable[[Path], object], says: str = "it is damaged") -> Case:
+def _damaged(
+    name: str, guard: str, change: Callable[[Path], object], says: str = "it is damaged"
+) -> Case:
     return Case(name, guard, _kept(change), f"engine None: .*{says}")
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
 
 
 def _append(path: Path) -> None:
@@ -118,7 +125,7 @@ CASES = (
     _damaged(
         "a folder in its place",
         "",
-        lambda p: (p.unlink(), p.mkdir()),
+        _folder,
         "Is a directory",
     ),
     Case("in the place of a graph", "check of a graph", _in_bundle, "model (is|has)", "ModelError"),

@@ -5,6 +5,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -68,6 +69,11 @@ def _jpeg(mode: str = "RGB", **options: object) -> bytes:
     return _saved(Image.new(mode, (16, 16)), "JPEG", **options)
 
 
+def gif() -> bytes:
+    """Make a picture in a format that is not taken."""
+    return _saved(Image.new("P", (8, 8)), "GIF")
+
+
 def _animated() -> bytes:
     frames = [Image.new("RGB", (8, 8), (value, 0, 0)) for value in (1, 99)]
     return _saved(frames[0], "PNG", save_all=True, append_images=frames[1:])
@@ -78,7 +84,7 @@ def _several() -> bytes:
     return _saved(frames[0], "MPO", save_all=True, append_images=frames[1:])
 
 
-def _two_sizes() -> bytes:
+def two_sizes() -> bytes:
     """Say a small size first and a large one, which counts, later."""
     return _png(_ihdr(8, 8), _ihdr(2000, 2000), _rows(bytes(6000), 2000))
 
@@ -166,7 +172,7 @@ def _in_folder(put: Callable[[str], object], **options: object) -> Callable[[Wor
 
 
 def _large_file(folder: str) -> None:
-    with open(f"{folder}/a.png", "wb") as file:  # noqa: PTH123 - a text
+    with Path(folder, "a.png").open("wb") as file:
         file.write(png(8, 8))
         file.truncate(2**30)
 
@@ -189,14 +195,12 @@ def _swapped(world: World) -> str:
     return world.judge(frame.content if frame and isinstance(frame.content, bytes) else b"?")
 
 
-def _picture(
-    name: str, guard: str, make: Callable[[], bytes], says: str, **limits: int
-) -> Case:
+def _picture(name: str, guard: str, make: Callable[[], bytes], says: str, **limits: int) -> Case:
     return Case(name, guard, _judged(make, **limits), f"alert unreadable: .*{says}")
 
 
 _OTHERS: Sequence[tuple[str, Callable[[], bytes]]] = (
-    ("a GIF", lambda: _saved(Image.new("P", (8, 8)), "GIF")),
+    ("a GIF", gif),
     ("a TIFF", lambda: _saved(Image.new("RGB", (8, 8)), "TIFF")),
     ("a BMP", lambda: _saved(Image.new("RGB", (8, 8)), "BMP")),
     ("a WebP", lambda: _saved(Image.new("RGB", (8, 8)), "WEBP")),
@@ -241,7 +245,7 @@ CASES = (
     _picture(
         "a PNG that says two sizes",
         "one size of an image",
-        _two_sizes,
+        two_sizes,
         "image of 8x8 pixels by its header, 2000x2000 when it is opened",
         max_pixels=10_000,
     ),
@@ -259,9 +263,7 @@ CASES = (
         lambda: _jpeg().replace(struct.pack(">HH", 16, 16), struct.pack(">HH", 0, 16), 1),
         "image of 16x0 pixels",
     ),
-    _picture(
-        "a header alone", "end of pixels", lambda: _png(_ihdr(8, 8)), "corrupt image"
-    ),
+    _picture("a header alone", "end of pixels", lambda: _png(_ihdr(8, 8)), "corrupt image"),
     _picture("a PNG cut off", "end of pixels", lambda: png(64, 64)[:-40], "corrupt image"),
     _picture("a JPEG cut off", "end of pixels", lambda: _jpeg()[:-60], "corrupt image"),
     _picture(
@@ -279,7 +281,10 @@ CASES = (
     Case("an EXIF that names itself", "", _judged(_exif_loop), "judged as "),
     _picture("text of 256 MB in a PNG", "errors of a decoder", _text_bomb, "corrupt image"),
     Case(
-        "a colour profile of 256 MB in a PNG", "", _judged(_profile_bomb), "judged as |corrupt image"
+        "a colour profile of 256 MB in a PNG",
+        "",
+        _judged(_profile_bomb),
+        "judged as |corrupt image",
     ),
     _picture(
         "a checksum that is wrong",

@@ -108,7 +108,7 @@ def _engine(world: World) -> str:
     stamp = {"bundle": "0" * 64}
     cache.keep_engine(stamp, b"engine")
     cache.path_of(stamp["bundle"]).write_bytes(_pickle())
-    return f"engine {cache.engine(stamp)}: {world.log}"
+    return f"engine {cache.engine(stamp)!r}: {world.log}"
 
 
 def _ledger(world: World) -> str:
@@ -120,7 +120,9 @@ CASES = (
     *(
         Case(
             f"{name} as a bundle",
-            "magic of a member" if name in {"a pickle", "a .npy with objects"} else "name of a member",
+            "magic of a member"
+            if name in {"a pickle", "a .npy with objects"}
+            else "name of a member",
             _file(make),
             "is not a bundle as deepfusion-export writes it",
             "TrustError",
@@ -128,13 +130,33 @@ CASES = (
         for name, make in _KINDS.items()
     ),
     *(
-        Case(f"{name} as model.onnx", "check of a graph", _model(make), "^exit code 4: model (is|has)", "ModelError")
+        Case(
+            f"{name} as model.onnx",
+            "check of a graph",
+            _model(make),
+            "^exit code 4: model (is|has)",
+            "ModelError",
+        )
         for name, make in _KINDS.items()
     ),
     Case("members more that nobody reads", "", _extra, "installed sequence 2", leaves="new"),
-    Case("a pickle as the probe", "form of the probe", _probe, f"{GOLDEN} is not valid", "ModelError"),
-    Case("a pickle as the configuration", "form of a configuration", _config, "configuration: ", "UsageError"),
-    Case("a pickle as a key", "form of a public key", _key, "not a public key in PEM form", "TrustError"),
+    Case(
+        "a pickle as the probe", "form of the probe", _probe, f"{GOLDEN} is not valid", "ModelError"
+    ),
+    Case(
+        "a pickle as the configuration",
+        "form of a configuration",
+        _config,
+        "configuration: ",
+        "UsageError",
+    ),
+    Case(
+        "a pickle as a key",
+        "form of a public key",
+        _key,
+        "not a public key in PEM form",
+        "TrustError",
+    ),
     Case("a pickle as an engine", "form of an engine", _engine, "engine None: .*is damaged"),
     Case(
         "a pickle as the ledger of commands",

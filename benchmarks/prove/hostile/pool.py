@@ -122,7 +122,7 @@ def _group(answers: Connection, wanted: Wanted, work: Path) -> None:
             if wanted.stop and outcome.problem:
                 break
         answers.send(None)
-    except Exception as error:  # noqa: BLE001 - told to the process that waits for answers
+    except Exception as error:
         answers.send(f"{type(error).__name__}: {error}")
 
 
@@ -192,7 +192,7 @@ def _in_child(case: "Case", root: Path, template: "World", writer: int) -> None:
             os.dup2(nowhere, descriptor)
         try:
             answer = _answer(case, root, template)
-        except BaseException as error:  # noqa: BLE001 - told to the parent, as all else
+        except BaseException as error:
             answer = {"problem": f"did not begin: {error!r}", "said": "", "seconds": 0, "bytes": 0}
         os.write(writer, json.dumps(answer).encode())
         code = 0
@@ -215,7 +215,12 @@ def _answer(case: "Case", root: Path, template: "World") -> dict[str, object]:
     problem, said = attempt(case, world)
     seconds = time.monotonic() - begun
     problem = "; ".join(watch.offences) or problem
-    return {"problem": problem, "said": said[:1000], "seconds": seconds, "bytes": _most_bytes() - held}
+    return {
+        "problem": problem,
+        "said": said[:1000],
+        "seconds": seconds,
+        "bytes": _most_bytes() - held,
+    }
 
 
 def _limit() -> None:
@@ -238,8 +243,7 @@ def _most_bytes() -> int:
 
 def _forget_most_bytes() -> None:
     """Begin to count anew: what the parent once held is not this case's."""
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:  # noqa: PTH123 - no file
-        file.write("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _of_status(name: str) -> int:

@@ -66,13 +66,13 @@ def _arrived(topic: bytes, payload: bytes = b"x", *, fails: bool = False) -> Cal
         connection = Connection(
             Mqtt(), password=None, will=None, subscriptions=listen, confirmed=lambda *_: None
         )
-        hear = connection._client.on_message  # noqa: SLF001 - what paho calls
+        hear = connection._client.on_message
         if hear is None:
             return "nobody listens"
         for name, body in ((topic, payload), (b"plant/good", b"x")):
             message = MQTTMessage(0, name)
             message.payload = body
-            hear(connection._client, None, message)  # noqa: SLF001 - as above
+            hear(connection._client, None, message)
         return f"log: {[name for name in taken if name != '?']}: {world.log}"
 
     return drive
@@ -149,10 +149,9 @@ def _chunk(*topics: str) -> Callable[[World], str]:
             time.sleep(0.1)
             stop.set()
             thread.join()
-            parts = [path for path in (world.agent / "incoming").glob("*.part")]
+            parts = list((world.agent / "incoming").glob("*.part"))
             empty = all(not any(path.read_bytes()) for path in parts)
-            for event in box.peek(100):
-                told.append(json.loads(event.body))
+            told = [json.loads(event.body) for event in box.peek(100)]
         if told[-1]["state"] != "running" or not parts or not empty:
             return f"a chunk was taken: {told[-1]}"
         return "status running: no chunk was taken"
@@ -163,21 +162,31 @@ def _chunk(*topics: str) -> Callable[[World], str]:
 _NO_CHUNK = "no chunk was taken"
 CASES = (
     *(
-        _level(f"a client id with {what}", "signs of a level", _client(name), "has one of . # / . or")
+        _level(
+            f"a client id with {what}", "signs of a level", _client(name), "has one of . # / . or"
+        )
         for what, name in _LEVELS.items()
     ),
     _level("an empty client id", "size of a level", _client(""), "has 0 bytes, must have 1 to 200"),
     _level("a client id of 201 bytes", "size of a level", _client("x" * 201), "has 201 bytes"),
     _level("a topic with an empty level", "size of a level", _topic("a//b"), "has 0 bytes"),
-    _level("a topic of nine levels", "levels of a topic", _topic("a/" * 8 + "b"), "has 9 levels, at most 8"),
+    _level(
+        "a topic of nine levels",
+        "levels of a topic",
+        _topic("a/" * 8 + "b"),
+        "has 9 levels, at most 8",
+    ),
     _level("a topic of everything", "signs of a level", _topic("#"), "has one of"),
-    _level("a source with a topic in its name", "names of sources", _source(name="../../etc"), "has one of"),
+    _level(
+        "a source with a topic in its name",
+        "names of sources",
+        _source(name="../../etc"),
+        "has one of",
+    ),
     _level(
         "two sources of one name",
         "twice the same source",
-        lambda w: str(
-            w.config(sources=[{"kind": "folder", "name": "a", "path": "x"}] * 2)
-        ),
+        lambda w: str(w.config(sources=[{"kind": "folder", "name": "a", "path": "x"}] * 2)),
         "'a' is there twice",
     ),
     _level(
@@ -186,31 +195,106 @@ CASES = (
         lambda w: str(w.config(sources=[{"kind": "mqtt", "name": "a", "topic": "plant/#"}])),
         "has one of",
     ),
-    _level("a path with a NUL character", "NUL in a path", _source(path="frames\0.png"), "has a NUL character"),
-    _level("a client id that is not UTF-8", "form of a configuration", _bad_utf8, "configuration: "),
+    _level(
+        "a path with a NUL character",
+        "NUL in a path",
+        _source(path="frames\0.png"),
+        "has a NUL character",
+    ),
+    _level(
+        "a client id that is not UTF-8", "form of a configuration", _bad_utf8, "configuration: "
+    ),
     _level("half a surrogate pair", "form of a configuration", _surrogate, "configuration: "),
     _level(
         "a host id of Sparkplug with a wildcard",
         "ids of Sparkplug",
-        lambda w: str(
-            w.config(mqtt={"profile": "sparkplug", "sparkplug": {"primary_host": "+"}})
-        ),
+        lambda w: str(w.config(mqtt={"profile": "sparkplug", "sparkplug": {"primary_host": "+"}})),
         "mqtt.sparkplug.primary_host '.' has one of",
     ),
-    Case("a message whose topic is not UTF-8", "UTF-8 of a topic", _arrived(b"plant/\xff\xfe"), r"\['plant/good'\]: .*not UTF-8 is ignored"),
-    Case("a message larger than was asked for", "size of a message", _arrived(b"plant/x", bytes(101)), r"\['plant/good'\]: .*has 101 bytes, at most 100"),
-    Case("a message that a listener fails on", "errors of a listener", _arrived(b"plant/x", fails=True), r"\['plant/good'\]: .*failed on a message"),
-    Case("a member named ../../evil.txt", "paths of a manifest", _member("../../evil.txt"), "manifest is not valid.*files.*path", "TrustError"),
-    Case("a member with an absolute path", "paths of a manifest", _member("/evil.txt"), "manifest is not valid.*files.*path", "TrustError"),
-    Case("a member in capitals", "paths of a manifest", _member("Model.onnx"), "manifest is not valid.*files.*path", "TrustError"),
-    Case("a member named like the manifest", "the manifest in itself", _member("manifest.json"), "files name the manifest itself", "TrustError"),
-    Case("a product line named ../../etc", "id of a manifest", _line("../../etc"), "manifest is not valid.*id", "TrustError"),
-    Case("a command named ../../evil", "id of a command", _snapshot("../../evil"), "status refused malformed"),
-    Case("a command with a slash in its id", "id of a command", _id("a/b"), "status refused malformed"),
-    Case("a command with a line break in its id", "id of a command", _id("a\n"), "status refused malformed"),
+    Case(
+        "a message whose topic is not UTF-8",
+        "UTF-8 of a topic",
+        _arrived(b"plant/\xff\xfe"),
+        r"\['plant/good'\]: .*not UTF-8 is ignored",
+    ),
+    Case(
+        "a message larger than was asked for",
+        "size of a message",
+        _arrived(b"plant/x", bytes(101)),
+        r"\['plant/good'\]: .*has 101 bytes, at most 100",
+    ),
+    Case(
+        "a message that a listener fails on",
+        "errors of a listener",
+        _arrived(b"plant/x", fails=True),
+        r"\['plant/good'\]: .*failed on a message",
+    ),
+    Case(
+        "a member named ../../evil.txt",
+        "paths of a manifest",
+        _member("../../evil.txt"),
+        "manifest is not valid.*files.*path",
+        "TrustError",
+    ),
+    Case(
+        "a member with an absolute path",
+        "paths of a manifest",
+        _member("/evil.txt"),
+        "manifest is not valid.*files.*path",
+        "TrustError",
+    ),
+    Case(
+        "a member in capitals",
+        "paths of a manifest",
+        _member("Model.onnx"),
+        "manifest is not valid.*files.*path",
+        "TrustError",
+    ),
+    Case(
+        "a member named like the manifest",
+        "the manifest in itself",
+        _member("manifest.json"),
+        "files name the manifest itself",
+        "TrustError",
+    ),
+    Case(
+        "a product line named ../../etc",
+        "id of a manifest",
+        _line("../../etc"),
+        "manifest is not valid.*id",
+        "TrustError",
+    ),
+    Case(
+        "a command named ../../evil",
+        "id of a command",
+        _snapshot("../../evil"),
+        "status refused malformed",
+    ),
+    Case(
+        "a command with a slash in its id",
+        "id of a command",
+        _id("a/b"),
+        "status refused malformed",
+    ),
+    Case(
+        "a command with a line break in its id",
+        "id of a command",
+        _id("a\n"),
+        "status refused malformed",
+    ),
     Case("a command whose id is a number", "id of a command", _id(7), "status refused malformed"),
-    Case("a chunk with a path as its number", "number of a chunk", _chunk("c-1/..", "c-1/-1", "c-1/\u0661"), _NO_CHUNK),
-    Case("a chunk of a number beyond the last", "chunks that are missing", _chunk("c-1/1", "c-1/9999"), _NO_CHUNK),
+    Case(
+        "a chunk with a path as its number",
+        "number of a chunk",
+        _chunk("c-1/..", "c-1/-1", "c-1/\u0661"),
+        _NO_CHUNK,
+    ),
+    Case(
+        "a chunk of a number beyond the last",
+        "chunks that are missing",
+        _chunk("c-1/1", "c-1/9999"),
+        _NO_CHUNK,
+    ),
     Case("a chunk of another command", "command of a chunk", _chunk("c-2/0"), _NO_CHUNK),
     Case("a chunk of other content", "hash of a chunk", _chunk("c-1/0"), _NO_CHUNK),
 )

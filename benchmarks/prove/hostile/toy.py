@@ -66,7 +66,8 @@ def graph() -> onnx.ModelProto:
 
 def spelled(model: onnx.ModelProto) -> bytes:
     """Spell a graph, always alike."""
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def golden() -> Golden:
@@ -100,7 +101,8 @@ def members(
     Args:
         signers: who signs.
         sequence: of the bundle.
-        model, probe: other content than the right one.
+        model: other content than the right graph.
+        probe: other content than the right probe.
         extra: further members, named in the manifest.
         change: changes the manifest, as a dictionary, before it is signed.
         spell: writes it.

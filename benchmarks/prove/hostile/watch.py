@@ -26,7 +26,7 @@ _OURS = {"deepfusion_edge.probe", "deepfusion_edge.source.reader"}
 _HERE = {"127.0.0.1", "::1", "localhost"}
 
 
-class Offence(RuntimeError):
+class OffenceError(RuntimeError):
     """Something that no hostile input may bring the agent to do."""
 
 
@@ -44,7 +44,7 @@ class Watch:
             folders: where writing is allowed.
         """
         self.offences: list[str] = []
-        self._allowed = tuple(os.path.realpath(folder) for folder in folders)
+        self._allowed = tuple(folder.resolve() for folder in folders)
         sys.addaudithook(self._hear)
 
     def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
@@ -67,14 +67,13 @@ class Watch:
     def _check(self, event: str, path: object, folder: object = -1) -> None:
         if not isinstance(path, str | bytes | os.PathLike):
             return  # a descriptor: it was judged when it was opened
-        base = os.getcwd() if folder == -1 else f"/proc/self/fd/{folder}"
-        text = os.path.join(base, os.fsdecode(path))
-        parent, name = os.path.split(text)
+        base = Path.cwd() if folder == -1 else Path(f"/proc/self/fd/{folder}")
+        whole = base / os.fsdecode(path)
         # A link's last name is what changes, not what it points to; opening goes on to that.
-        where = os.path.realpath(text) if event == "open" else os.path.join(os.path.realpath(parent), name)
-        if where == os.devnull:
+        where = whole.resolve() if event == "open" else whole.parent.resolve() / whole.name
+        if where == Path(os.devnull):
             return
-        if not any(where == one or where.startswith(one + os.sep) for one in self._allowed):
+        if not any(where.is_relative_to(one) for one in self._allowed):
             self._refuse(f"wrote {where} ({event})")
 
     def _check_program(self, command: object) -> None:
@@ -88,4 +87,4 @@ class Watch:
 
     def _refuse(self, what: str) -> None:
         self.offences.append(what)
-        raise Offence(what)
+        raise OffenceError(what)

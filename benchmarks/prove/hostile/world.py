@@ -131,15 +131,14 @@ class World:
             (made / name).write_bytes(content)
         return made
 
-    def members(self, **changes: Any) -> dict[str, bytes]:  # noqa: ANN401 - see toy.members
+    def members(self, **changes: Any) -> dict[str, bytes]:
         """Make a bundle that follows the installed one, by the publisher."""
         return toy.members([self.publisher], **({"sequence": 2} | changes))
 
-    def install(self, bundle: Path, *, probe: bool = False, **options: Any) -> str:  # noqa: ANN401
+    def install(self, bundle: Path, *, probe: bool = False, **options: Any) -> str:
         """Install a bundle over the one that serves."""
-        installed = store.install(
-            bundle, self.agent, (), **({"now": NOW, "probe": probe} | options)
-        )
+        given: dict[str, Any] = {"now": NOW, "probe": probe} | options
+        installed = store.install(bundle, self.agent, (), **given)
         return f"installed sequence {installed.manifest.sequence}"
 
     def config(self, **changes: object) -> AgentConfig:

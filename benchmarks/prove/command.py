@@ -6,6 +6,7 @@ from pathlib import Path
 PARTS = (
     "hostile",
     "guards",
+    "fuzz",
 )
 """Names of :data:`benchmarks.prove.measure.MEASURES`, in their order."""
 

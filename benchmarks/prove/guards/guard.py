@@ -59,14 +59,12 @@ def without(source: str, guard: Guard) -> str:
     Raises:
         NotFoundError: it is not there, or more than once.
     """
-    searched, words = (source, guard.old)
-    if guard.before:
-        _once(source, guard.before, guard.module)
-        searched = source[: source.index(guard.before)]
-        searched = searched[max(0, searched.rfind(words)) :]
-    _once(searched, words, guard.module)
-    at = source.index(searched) + searched.index(words)
-    return source[:at] + guard.new + source[at + len(words) :]
+    _once(source, guard.before or guard.old, guard.module)
+    end = source.index(guard.before) if guard.before else len(source)
+    at = source.rfind(guard.old, 0, end)
+    if at < 0:
+        raise NotFoundError(f"{guard.old!r} is not in {guard.module}")
+    return source[:at] + guard.new + source[at + len(guard.old) :]
 
 
 def _once(source: str, words: str, module: str) -> None:

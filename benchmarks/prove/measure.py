@@ -32,6 +32,8 @@ FIGURES = (
     "faults_failed",
     "guards_mutated",
     "guards_surviving",
+    "fuzz_draws",
+    "fuzz_failures",
 )
 """Figures of ``summary``; a figure is the sum over the parts that give it, None if none does."""
 _SCHEMA = 1

@@ -15,6 +15,8 @@ WORDS = {
     "faults_failed": "not survived",
     "guards_mutated": "guards taken out",
     "guards_surviving": "not noticed",
+    "fuzz_draws": "inputs fuzzed",
+    "fuzz_failures": "failed on",
 }
 _INTRODUCTION = (
     "Hostile input is generated case by case and handed to the doors of the product, each case in a"
@@ -66,6 +68,6 @@ def make(parts: Mapping[str, Part], figures: Mapping[str, Any], machine: Mapping
 
 
 def _tone(name: str, value: int) -> Any:  # noqa: ANN401 - a literal of the report
-    if name.endswith(("_failed", "_accepted", "_surviving")):
+    if name.endswith(("_failed", "_accepted", "_surviving", "_failures")):
         return "bad" if value else "good"
     return "plain"

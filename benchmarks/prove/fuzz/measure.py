@@ -107,7 +107,9 @@ def _read(said: str, code: int, kept: str) -> Fuzzed:
     """Read what libFuzzer prints: ``#1234  DONE  cov: 56 ...``."""
     steps = re.findall(r"^#(\d+)\s+\S+.*?cov: (\d+)", said, re.MULTILINE)
     draws, cover = (int(number) for number in (steps[-1] if steps else (0, 0)))
-    return Fuzzed(draws, cover, said[-1500:] if code or not draws else "", kept)
+    failed = code != 0 or not draws
+    failure = said[-1500:] or f"it ended with code {code}" if failed else ""
+    return Fuzzed(draws, cover, failure, kept)
 
 
 def row_of(name: str, found: Fuzzed, *, guided: bool, options: argparse.Namespace) -> Row:

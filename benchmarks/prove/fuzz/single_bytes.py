@@ -44,7 +44,8 @@ def look(
     Args:
         data: what was signed, and is accepted.
         accepts: whether it would be taken.
-        sample, seed: as for :func:`changes`.
+        sample: as for :func:`changes`.
+        seed: as for :func:`changes`.
 
     Raises:
         ValueError: not even ``data`` is accepted, so nothing would be shown.

@@ -101,10 +101,11 @@ def run(wanted: Wanted, work: Path) -> "Iterator[Outcome]":
 
 
 def cases_of(kind: str) -> "Sequence[Case]":
-    """Import the cases of a kind."""
+    """Import the cases of a kind, or of any other module."""
     import importlib
 
-    found: Sequence[Case] = importlib.import_module(f"benchmarks.prove.hostile.{kind}").CASES
+    name = f"benchmarks.prove.hostile.{kind}" if kind in KINDS else kind
+    found: Sequence[Case] = importlib.import_module(name).CASES
     return found
 
 

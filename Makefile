@@ -31,7 +31,7 @@ $(STAMP): constraints.txt pyproject.toml edge_agent/pyproject.toml hatch_build.p
 	@echo "setup: installing (some minutes, once)"
 	@$(PIP) pip
 	@$(PIP) torch
-	@$(PIP) -e '.[zoo,camera,demo,dev,baselines,ray]'
+	@$(PIP) -e '.[zoo,camera,demo,dev,baselines,ray,prove]'
 # Their own requirements would bring a second torch (timm, torchvision) or packages nobody uses (foolbox).
 	@$(PIP) --no-deps timm torchvision foolbox
 	@touch $@

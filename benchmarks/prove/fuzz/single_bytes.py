@@ -6,6 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.prove.fuzz.targets import TARGETS, admitted
+from benchmarks.prove.hostile.world import NOW, key
+from deepfusion_edge.bundle.envelope import public_pem
+from deepfusion_edge.bundle.store import verify
+from deepfusion_edge.errors import DeepFusionError
+
 FLIPS = (*(1 << bit for bit in range(8)), 0xFF)
 
 
@@ -62,12 +68,6 @@ def look(
 
 def bundle(*, sample: int | None, seed: int) -> Changes:
     """Change a signed bundle, a ``.dfb`` file of some kilobytes."""
-    from benchmarks.prove.fuzz.targets import TARGETS
-    from benchmarks.prove.hostile.world import NOW, key
-    from deepfusion_edge.bundle.envelope import public_pem
-    from deepfusion_edge.bundle.store import verify
-    from deepfusion_edge.errors import DeepFusionError
-
     with tempfile.TemporaryDirectory(prefix="deepfusion-bytes-") as name:
         path, trusted = Path(name, "line.dfb"), Path(name, "key.pub")
         trusted.write_bytes(public_pem(key(1).public_key()))
@@ -86,6 +86,4 @@ def bundle(*, sample: int | None, seed: int) -> Changes:
 
 def command(*, sample: int | None, seed: int) -> Changes:
     """Change a signed command."""
-    from benchmarks.prove.fuzz.targets import TARGETS, admitted
-
     return look(TARGETS["command"].seeds()[0], admitted, sample=sample, seed=seed)

@@ -4,11 +4,15 @@ A target lets through nothing but the errors that the product documents. Where s
 accepted, an independent rule looks whether it should have been.
 """
 
+import io
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from PIL import Image
 
 from benchmarks.prove.hostile import toy
 from benchmarks.prove.hostile.world import AGENT, ALL, NOW, compact, key, name_of, png
@@ -31,6 +35,7 @@ from deepfusion_edge.source.wire import pack as pack_message
 from deepfusion_edge.sparkplug import payload as sparkplug
 from deepfusion_edge.sparkplug.node import REBIRTH
 from deepfusion_edge.sparkplug.wire import WireError
+from deepfusion_edge.starter import configuration
 from deepfusion_export.onnx_walk import external_tensors, parsed
 
 _KEY = key(1)
@@ -89,8 +94,6 @@ def _bundle(work: Path) -> Run:
 
 
 def _bundle_seeds() -> Sequence[bytes]:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as name:
         path = Path(name, "line.dfb")
         pack(path, _members())
@@ -267,17 +270,11 @@ def _drop(_value: object) -> None:
 
 
 def _jpeg() -> bytes:
-    import io
-
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
 def _starter() -> bytes:
-    from deepfusion_edge.starter import configuration
-
     lines = configuration("line-1").splitlines()
     return "\n".join(line for line in lines if not line.startswith("#")).encode()

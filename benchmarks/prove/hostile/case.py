@@ -3,14 +3,14 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from benchmarks.prove.hostile.world import World
 from deepfusion_edge.errors import DeepFusionError
 
 Drive = Callable[[World], str]
+Leaves = Literal["same", "new", "breaks"]
 
-MAX_SECONDS = 5.0
 MAX_BYTES = 512 * 2**20
 
 
@@ -20,7 +20,8 @@ class Case:
 
     Attributes:
         name: what is hostile about it.
-        guard: what refuses it, a key of ``benchmarks.prove.guards.GUARDS``.
+        guard: what refuses it, a key of ``benchmarks.prove.guards.catalogue.GUARDS``; empty where
+            the product has no code that would do what is asked.
         drive: makes the input, hands it to a public entry point, and returns what was said;
             or lets that entry point's error through.
         says: regular expression that must be found in what was said: the cause.
@@ -34,10 +35,10 @@ class Case:
     drive: Drive
     says: str
     error: str = ""
-    leaves: str = "same"
+    leaves: Leaves = "same"
 
 
-def trust(name: str, guard: str, drive: Drive, says: str, *, leaves: str = "same") -> Case:
+def trust(name: str, guard: str, drive: Drive, says: str, *, leaves: Leaves = "same") -> Case:
     """Make a case that is refused because it is not to be trusted."""
     return Case(name, guard, drive, says, "TrustError", leaves)
 

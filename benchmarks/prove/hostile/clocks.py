@@ -5,6 +5,7 @@ from collections.abc import Callable
 from benchmarks.prove.hostile.case import Case, trust
 from benchmarks.prove.hostile.world import NOW, NOW_S, World
 from deepfusion_edge.bundle import store
+from deepfusion_edge.outbox import Outbox
 
 _1970, _2037 = "1970-01-01T00:00:10Z", "2037-01-01T00:00:00Z"
 
@@ -81,8 +82,6 @@ def _never_set(world: World) -> str:
 
 def _events(world: World) -> str:
     """Put an event in 1970, then let the clock jump to today: it must not be dropped as old."""
-    from deepfusion_edge.outbox import Outbox
-
     with Outbox(world.agent, max_events=10, max_bytes=2**20, ttl_s=3600.0) as box:
         box.put("alert", lambda name: name.encode(), now_s=10.0)
         kept = len(box.peek(10))

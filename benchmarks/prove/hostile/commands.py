@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.prove.hostile.case import Case
 from benchmarks.prove.hostile.world import NOW_S, World, envelope, flipped
-from deepfusion_edge.bundle.envelope import seal
+from deepfusion_edge.bundle.envelope import public_pem, seal
 from deepfusion_edge.bundle.manifest import canonical
 from deepfusion_edge.commands.ledger import MAX_PENDING
 from deepfusion_edge.config import Mqtt, Sparkplug
@@ -56,24 +56,19 @@ def _twice(value: object) -> bytes:
 
 
 def _two_keys(world: World) -> str:
-    from deepfusion_edge.bundle.envelope import public_pem
-
     other = world.file(public_pem(world.other.public_key()), "other.pub")
     keys = [{"file": str(path), "actions": ["set-members"]} for path in (world.trust, other)]
-    with world.outbox() as box:
-        desk = world.desk(box, commands={"keys": keys})
-        message = world.sign(signers=(world.publisher, world.other))
-        desk.take(Incoming("deepfusion/line-1/command", message, retained=False, qos=1))
-        (event,) = box.peek(10)
-    told = json.loads(event.body)
-    return f"status {told['state']} {told['code']}: {told['reason']}"
+    return _with_keys(world, keys, world.sign(signers=(world.publisher, world.other)))
 
 
 def _not_allowed(world: World) -> str:
+    keys = [{"file": str(world.trust), "actions": ["snapshot"]}]
+    return _with_keys(world, keys, world.sign({"type": "restart"}))
+
+
+def _with_keys(world: World, keys: object, message: bytes) -> str:
     with world.outbox() as box:
-        keys = [{"file": str(world.trust), "actions": ["snapshot"]}]
         desk = world.desk(box, commands={"keys": keys})
-        message = world.sign({"type": "restart"})
         desk.take(Incoming("deepfusion/line-1/command", message, retained=False, qos=1))
         (event,) = box.peek(10)
     told = json.loads(event.body)

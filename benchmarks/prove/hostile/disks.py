@@ -12,9 +12,12 @@ from benchmarks.prove.hostile.case import Case, storage, trust
 from benchmarks.prove.hostile.world import NOW, World, png
 from deepfusion_edge.bundle import store
 from deepfusion_edge.bundle.envelope import public_pem
+from deepfusion_edge.bundle.files import replace_file
+from deepfusion_edge.bundle.history import Entry, note
 from deepfusion_edge.bundle.manifest import MODEL
 from deepfusion_edge.commands.incoming import Incoming as File
 from deepfusion_edge.errors import DeepFusionError
+from deepfusion_edge.report.messages import Incoming
 from deepfusion_edge.runtime.engine_cache import EngineCache
 
 
@@ -43,8 +46,6 @@ def _command_full(world: World) -> str:
     message = world.sign()
     with world.outbox() as box:
         desk = world.desk(box)
-        from deepfusion_edge.report.messages import Incoming
-
         with _full(100):
             desk.take(Incoming("deepfusion/line-1/command", message, retained=False, qos=1))
         if (world.agent / "commands.json").exists():
@@ -62,8 +63,6 @@ def _engine_full(world: World) -> str:
 
 
 def _history_full(world: World) -> str:
-    from deepfusion_edge.bundle.history import Entry, note
-
     with _full(10):
         note(world.agent, Entry(NOW, "line", 1, None, "refused", "x"))
     return f"log: {world.log}"
@@ -213,8 +212,6 @@ def _outbox_of_another(world: World) -> str:
 
 
 def _snapshot_full(world: World) -> str:
-    from deepfusion_edge.bundle.files import replace_file
-
     kept = world.inbox / "snapshot.json"
     kept.write_bytes(b"old")
     try:

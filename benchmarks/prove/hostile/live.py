@@ -1,5 +1,6 @@
 """An agent that runs: hostile pictures, commands, bundles by a broker; a good frame after."""
 
+import hashlib
 import json
 import queue
 import shutil
@@ -68,8 +69,6 @@ class Rig:
 
     def bundle(self, content: bytes) -> None:
         """Command the installation of these bytes, and send them in one chunk."""
-        import hashlib
-
         digest = hashlib.sha256(content).hexdigest()
         chunks = {"bytes": 2**20, "sha256": [digest]}
         action = {"type": "install", "bytes": len(content), "sha256": digest, "url": None}

@@ -12,6 +12,7 @@ from benchmarks.prove.hostile.case import Case
 from benchmarks.prove.hostile.world import World
 from deepfusion_edge.bundle.manifest import GOLDEN
 from deepfusion_edge.cli import read_config
+from deepfusion_edge.commands.desk import read_holders
 from deepfusion_edge.runtime.engine_cache import EngineCache
 
 
@@ -90,17 +91,9 @@ def _config(world: World) -> str:
 
 
 def _key(world: World) -> str:
-    key = world.file(_pickle(), "key.pub")
-    return str(world.config(commands={"keys": [{"file": str(key), "actions": ["restart"]}]})) and (
-        _desk(world, str(key))
-    )
-
-
-def _desk(world: World, key: str) -> str:
-    from deepfusion_edge.commands.desk import read_holders
-
-    config = world.config(commands={"keys": [{"file": key, "actions": ["restart"]}]})
-    return str(read_holders(config))
+    file = world.file(_pickle(), "key.pub")
+    keys = [{"file": str(file), "actions": ["restart"]}]
+    return str(read_holders(world.config(commands={"keys": keys})))
 
 
 def _engine(world: World) -> str:

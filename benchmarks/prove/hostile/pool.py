@@ -4,6 +4,7 @@ A server process that has loaded the libraries, but nothing of ours, forks a pro
 cases: it takes a guard out, if it is to, then imports the product. That one forks once a case.
 """
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -102,8 +103,6 @@ def run(wanted: Wanted, work: Path) -> "Iterator[Outcome]":
 
 def cases_of(kind: str) -> "Sequence[Case]":
     """Import the cases of a kind, or of any other module."""
-    import importlib
-
     name = f"benchmarks.prove.hostile.{kind}" if kind in KINDS else kind
     found: Sequence[Case] = importlib.import_module(name).CASES
     return found

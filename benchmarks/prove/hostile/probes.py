@@ -1,5 +1,7 @@
 """Graphs that are well formed and fail when they are loaded or run: what the probe is for."""
 
+import contextlib
+import io
 import json
 from collections.abc import Callable
 from typing import Any
@@ -32,9 +34,6 @@ def _probed(change: Change, *, golden: bytes | None = None) -> Callable[[World],
     """Run the probe's own code here, as its process would."""
 
     def drive(world: World) -> str:
-        import contextlib
-        import io
-
         model = toy.graph()
         change(model)
         folder = world.folder(world.members(model=toy.spelled(model), probe=golden))

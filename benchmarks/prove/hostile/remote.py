@@ -1,7 +1,9 @@
 """Configuration and addresses that come from afar: what they may name, and what never."""
 
 import http.server
+import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,6 +13,7 @@ from deepfusion_edge.commands.fetch import Address, Progress, check_url, fetch
 from deepfusion_edge.commands.incoming import Incoming as File
 from deepfusion_edge.config_commands import Updates
 from deepfusion_edge.health.server import allowed
+from deepfusion_edge.report.messages import Incoming
 
 
 def _url(url: str, **rules: object) -> Callable[[World], str]:
@@ -58,13 +61,10 @@ def _fetched(answer: Callable[[_Server], None], size: int = 1000) -> Callable[[W
     """Fetch a file of so many bytes from a server that is not what it seems."""
 
     def drive(world: World) -> str:
-        def between() -> None:
-            return
-
         file = File(world.agent, "c-1", size, "0" * 64)
         with _served(answer) as port:
             rules = Updates(timeout_s=2.0, idle_timeout_s=0.5)
-            progress = Progress(between, lambda _seconds: None)
+            progress = Progress(lambda: None, lambda _seconds: None)
             fetch(f"http://127.0.0.1:{port}/line.dfb?token=secret", file, rules, progress)
         return "fetched"
 
@@ -100,8 +100,6 @@ def _absent(server: _Server) -> None:
 
 
 def _silent(_server: _Server) -> None:
-    import time
-
     time.sleep(3)
 
 
@@ -121,11 +119,6 @@ def _no_room(world: World) -> str:
 
 def _installed(world: World, size: int, **updates: int) -> str:
     """Command an installation and let the desk begin it."""
-    import json
-    import time
-
-    from deepfusion_edge.report.messages import Incoming
-
     action = {
         "type": "install",
         "bytes": size,

@@ -15,6 +15,7 @@ from deepfusion_edge.bundle.envelope import load_private_key, load_public_key, p
 from deepfusion_edge.commands.fetch import check_url
 from deepfusion_edge.config import CameraSource
 from deepfusion_edge.config_commands import Updates
+from deepfusion_edge.report import payload
 from deepfusion_edge.secret import MAX_SECRET_BYTES, read_secret
 from deepfusion_edge.source.reader_process import ReaderProcess
 from deepfusion_edge.source.target import camera_target
@@ -124,8 +125,6 @@ def _forged_log(_world: World) -> str:
 
 def _reason(_world: World) -> str:
     """Let a frame's error hold line breaks: the alert has one line."""
-    from deepfusion_edge.report import payload
-
     alert = payload.alert(
         "id", agent="a", kind="model", reason="a\nforged\x1b[2J" + "x" * 9000, time_s=0
     )

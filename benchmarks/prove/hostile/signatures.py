@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 from benchmarks.prove.hostile.case import Case, trust
 from benchmarks.prove.hostile.world import World, envelope, flipped, name_of
+from deepfusion_edge.bundle import store
 from deepfusion_edge.bundle.container import open_bundle
-from deepfusion_edge.bundle.envelope import seal
+from deepfusion_edge.bundle.envelope import public_pem, seal
 from deepfusion_edge.bundle.manifest import MANIFEST, SIGNATURE, canonical
 from deepfusion_edge.bundle.store import verify
 from deepfusion_edge.bundle.trust import Policy
+from deepfusion_edge.bundle.verify import authentic
 from deepfusion_edge.commands.message import COMMAND
 
 
@@ -69,8 +71,6 @@ def _two_needed(world: World, *, twice: bool) -> str:
         box = envelope(members[SIGNATURE])
         members[SIGNATURE] = canonical(box | {"signatures": box["signatures"] * 2})
     keys = [world.trust, world.inbox / "other.pub"]
-    from deepfusion_edge.bundle.envelope import public_pem
-
     keys[1].write_bytes(public_pem(world.other.public_key()))
     manifest = verify(world.pack(members), keys, threshold=2, now="2026-06-01T00:00:00Z")
     return f"verified sequence {manifest.sequence}"
@@ -78,17 +78,12 @@ def _two_needed(world: World, *, twice: bool) -> str:
 
 def _threshold(world: World) -> str:
     policy = Policy({name_of(world.publisher): world.publisher.public_key()}, 0)
-    from deepfusion_edge.bundle.verify import authentic
-
     with open_bundle(world.pack(world.members())) as source:
         authentic(source.manifest, source.envelope, keys=policy.keys, threshold=policy.threshold)
     return "no signature was asked for"
 
 
 def _stranger_key(world: World) -> str:
-    from deepfusion_edge.bundle import store
-    from deepfusion_edge.bundle.envelope import public_pem
-
     stranger = world.file(public_pem(world.other.public_key()), "stranger.pub")
     members = world.members()
     _by_stranger(world, members)

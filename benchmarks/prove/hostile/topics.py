@@ -1,6 +1,9 @@
 """Names that become levels of topics, paths or file names."""
 
+import hashlib
 import json
+import threading
+import time
 from collections.abc import Callable
 
 from paho.mqtt.client import MQTTMessage
@@ -120,10 +123,6 @@ def _chunk(*topics: str) -> Callable[[World], str]:
     """Hand chunks of a bundle that is waited for to the desk, under these ends of topics."""
 
     def drive(world: World) -> str:
-        import hashlib
-        import threading
-        import time
-
         content = world.pack(world.members()).read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         action = {

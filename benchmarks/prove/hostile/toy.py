@@ -1,5 +1,6 @@
 """A graph that knows the strongest colour of an image, and a signed bundle around it."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -132,7 +133,5 @@ def members(
 
 
 def _plain(manifest: Manifest) -> dict[str, object]:
-    import json
-
     found: dict[str, object] = json.loads(canonical(manifest))
     return found

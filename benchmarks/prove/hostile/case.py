@@ -64,7 +64,7 @@ class Outcome(NamedTuple):
     Attributes:
         problem: why it failed; empty if it held.
         said: what the product said, one line.
-        seconds: of the drive.
+        seconds: from start to answer, without waiting for a processor.
         bytes: of memory that the drive took at most, what it started included.
     """
 

@@ -13,6 +13,7 @@ import select
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,7 +41,7 @@ _LIBRARIES = [
     "statistics",
     "urllib.request",
 ]
-_START_S = 60.0
+_START_S, _LONGEST_S = 120.0, 300.0
 _TURN_S = 0.1
 
 
@@ -143,11 +144,11 @@ def _forked(kind: str, case: "Case", root: Path, template: "World", seconds: flo
         os.close(reader)
         _in_child(case, root, template, writer)
     os.close(writer)
-    data, hangs = b"", False
+    data, hangs, queued = b"", False, _Queued(child)
     while True:
         if not select.select([reader], [], [], _TURN_S)[0]:
             took = time.monotonic() - begun
-            hangs = took - _waited(child) > seconds or took > _START_S
+            hangs = took - queued.seconds() > seconds or took > _LONGEST_S
             if hangs:
                 break
             continue
@@ -158,8 +159,8 @@ def _forked(kind: str, case: "Case", root: Path, template: "World", seconds: flo
     os.close(reader)
     if hangs:
         os.killpg(child, signal.SIGKILL)
+    took = time.monotonic() - begun - queued.seconds()
     status = os.waitpid(child, 0)[1]
-    took = time.monotonic() - begun
     if hangs:
         return Outcome(kind, case.name, case.guard, f"hung for {seconds:g} s", "", took)
     if not data:
@@ -169,18 +170,29 @@ def _forked(kind: str, case: "Case", root: Path, template: "World", seconds: flo
     problem, used = found["problem"], found["bytes"]
     if not problem and used > MAX_BYTES:
         problem = f"took {used / 2**20:.0f} MB of memory"
-    return Outcome(kind, case.name, case.guard, problem, found["said"], found["seconds"], used)
+    return Outcome(kind, case.name, case.guard, problem, found["said"], took, used)
 
 
-def _waited(child: int) -> float:
-    """Return for how long a process could run and had no processor, in seconds: it does not hang.
+class _Queued:
+    """For how long a process, and those it started, could run and had no processor.
 
-    Source: the second number of ``/proc/PID/schedstat``, in nanoseconds.
+    On a busy machine that is no hanging. Source: the second number of ``/proc/PID/schedstat``, in
+    nanoseconds.
     """
-    try:
-        return int(Path(f"/proc/{child}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
-    except (OSError, IndexError, ValueError):
-        return 0.0
+
+    def __init__(self, child: int) -> None:
+        self._seconds = {child: 0.0}
+
+    def seconds(self) -> float:
+        """Look again; what has ended counts as it was last seen."""
+        for process in list(self._seconds):
+            folder = Path(f"/proc/{process}")
+            with suppress(OSError, ValueError, IndexError):
+                self._seconds[process] = int((folder / "schedstat").read_text().split()[1]) / 1e9
+                below = (folder / "task" / str(process) / "children").read_text()
+                for one in below.split():
+                    self._seconds.setdefault(int(one), 0.0)
+        return sum(self._seconds.values())
 
 
 def _in_child(case: "Case", root: Path, template: "World", writer: int) -> None:
@@ -193,7 +205,7 @@ def _in_child(case: "Case", root: Path, template: "World", writer: int) -> None:
         try:
             answer = _answer(case, root, template)
         except BaseException as error:
-            answer = {"problem": f"did not begin: {error!r}", "said": "", "seconds": 0, "bytes": 0}
+            answer = {"problem": f"did not begin: {error!r}", "said": "", "bytes": 0}
         os.write(writer, json.dumps(answer).encode())
         code = 0
     finally:
@@ -211,14 +223,12 @@ def _answer(case: "Case", root: Path, template: "World") -> dict[str, object]:
     watch = Watch([root / "agent", root / "inbox", root / "tmp"])
     world = World(root)
     world.begin(template)
-    begun, held = time.monotonic(), _of_status("VmRSS")
+    held = _of_status("VmRSS")
     problem, said = attempt(case, world)
-    seconds = time.monotonic() - begun
     problem = "; ".join(watch.offences) or problem
     return {
         "problem": problem,
         "said": said[:1000],
-        "seconds": seconds,
         "bytes": _most_bytes() - held,
     }
 

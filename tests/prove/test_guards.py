@@ -33,6 +33,20 @@ def test_a_dozen_guards_drawn_by_a_seed_are_noticed(tmp_path):
     assert [one.guard for one in taken if not one.fails] == []
 
 
+def test_a_survivor_fails_its_row_unless_it_is_explained(monkeypatch):
+    name = "signature"
+    (group,) = (group for group, guards in GROUPS.items() if name in guards)
+    noticed = measure.Taken(name, "archives: a", "no error instead of TrustError")
+    assert measure._row(group, [noticed]).state == "held"
+    assert measure._row(group, []) is None
+    survivor = measure.Taken(name, "", "no case noticed")
+    row = measure._row(group, [survivor])
+    assert (row.state, row.guard) == ("failed", name)
+    assert row.seen == "0 of 1 (0 backed by another guard)"
+    monkeypatch.setitem(GUARDS, name, GUARDS[name]._replace(spare="the runtime refuses it too"))
+    assert measure._row(group, [survivor]).state == "held"
+
+
 def test_a_change_that_takes_nothing_out_survives(tmp_path, monkeypatch):
     name = "size of a configuration"
     monkeypatch.setitem(GUARDS, name, Guard("config", "at most 1 MiB", "at most 1 GiB"))

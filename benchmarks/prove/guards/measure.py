@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from benchmarks.prove.result import Part, Row
 from deepfusion_toolkit.report import progress
 
 SHORT = 12
+_REFUSED = re.compile(r"exit code|status (refused|failed)|alert|state refused|refused|log: not")
+"""How an answer begins that is a refusal still."""
 
 
 class Taken(NamedTuple):
@@ -21,11 +24,14 @@ class Taken(NamedTuple):
     Attributes:
         fails: the case that failed; empty: none did, the guard survived.
         how: what it did then.
+        backed: whether another guard refused it then, for another reason; else it was taken, it
+            crashed or hung.
     """
 
     guard: str
     fails: str
     how: str
+    backed: bool = False
 
 
 def measure(options: argparse.Namespace, work: Path) -> Part:
@@ -74,7 +80,8 @@ def _without(name: str, cases: Sequence[tuple[str, str]], work: Path) -> Taken:
     try:
         for outcome in pool.run(wanted, work):
             if outcome.problem:
-                return Taken(name, f"{outcome.kind}: {outcome.name}", outcome.problem)
+                backed = _REFUSED.match(outcome.said) is not None
+                return Taken(name, f"{outcome.kind}: {outcome.name}", outcome.problem[:300], backed)
     except pool.GroupError as error:
         return Taken(name, "", f"the cases did not run: {error}")
     return Taken(name, "", GUARDS[name].spare or "no case noticed")
@@ -84,6 +91,7 @@ def _row(group: str, taken: Sequence[Taken]) -> Row | None:
     if not taken:
         return None
     surviving = [one for one in taken if not one.fails]
+    backed = sum(one.backed for one in taken)
     lines = tuple(
         f"{one.guard}: {one.fails} - {one.how}" if one.fails else f"{one.guard}: {one.how}"
         for one in taken
@@ -91,7 +99,7 @@ def _row(group: str, taken: Sequence[Taken]) -> Row | None:
     return Row(
         f"{group}: a case fails without each guard",
         "failed" if any(not GUARDS[one.guard].spare for one in surviving) else "held",
-        f"{len(taken) - len(surviving)} of {len(taken)}",
+        f"{len(taken) - len(surviving)} of {len(taken)} ({backed} backed by another guard)",
         ", ".join(one.guard for one in surviving),
         lines,
     )

@@ -11,7 +11,7 @@ BROKER_PATH := $(PATH):/usr/local/sbin:/usr/sbin
 BUNDLE ?= demo/line.dfb
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo demo-imagenet test test-gpu bench coverage lint format types imports broker parts unit clean
+.PHONY: help setup demo demo-imagenet test test-gpu bench coverage prove lint format types imports broker parts unit clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -31,7 +31,7 @@ $(STAMP): constraints.txt pyproject.toml edge_agent/pyproject.toml hatch_build.p
 	@echo "setup: installing (some minutes, once)"
 	@$(PIP) pip
 	@$(PIP) torch
-	@$(PIP) -e '.[zoo,camera,demo,dev,baselines,ray]'
+	@$(PIP) -e '.[zoo,camera,demo,dev,baselines,ray,prove]'
 # Their own requirements would bring a second torch (timm, torchvision) or packages nobody uses (foolbox).
 	@$(PIP) --no-deps timm torchvision foolbox
 	@touch $@
@@ -50,6 +50,10 @@ bench: $(STAMP) ## latency ratios of the bundle that `make demo` made
 coverage: $(STAMP) ## docs/coverage.md: which architectures can be eroded, exported and run
 	@mkdir -p bench
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks coverage --json bench/coverage.json --markdown docs/coverage.md
+
+prove: $(STAMP) ## hostile input, fuzzing, faults, a year in an hour: prove/prove.html, an hour and more
+	@mkdir -p prove
+	@PATH="$(BROKER_PATH)" OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks prove --json prove/prove.json
 
 # -k: every part runs whatever the others say, and the exit code is not 0 if one of them failed.
 test: $(STAMP) ## every check and every test
@@ -104,5 +108,5 @@ parts: ## Chromium and Prometheus, for tests that are left out without them (CI=
 	echo "parts: not here:$$missing; their tests are left out (Debian: apt-get install$$missing)"
 
 clean: ## remove .venv, caches and everything the demo made
-	@rm -rf .venv demo demo-imagenet bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .npm_cache
+	@rm -rf .venv demo demo-imagenet bench prove build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .npm_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,7 +3,11 @@
 import argparse
 from pathlib import Path
 
-PARTS = ()
+PARTS = (
+    "hostile",
+    "guards",
+    "fuzz",
+)
 """Names of :data:`benchmarks.prove.measure.MEASURES`, in their order."""
 
 

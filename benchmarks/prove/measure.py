@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.latency import page as machine_page
+from benchmarks.prove import page
+from benchmarks.prove.fuzz import measure as fuzz
+from benchmarks.prove.guards import measure as guards
+from benchmarks.prove.hostile import measure as hostile
 from benchmarks.prove.result import Part
 from deepfusion_edge.errors import InputError
 from deepfusion_toolkit.files import write_bytes
-from deepfusion_toolkit.report import table
+from deepfusion_toolkit.report import table, write_html
 
-MEASURES: Mapping[str, Callable[[argparse.Namespace, Path], Part]] = {}
+MEASURES: Mapping[str, Callable[[argparse.Namespace, Path], Part]] = {
+    "hostile": hostile.measure,
+    "guards": guards.measure,
+    "fuzz": fuzz.measure,
+}
 """Part -> function of the options and a new working folder."""
 FIGURES = (
     "hostile_cases",
@@ -24,6 +32,8 @@ FIGURES = (
     "faults_failed",
     "guards_mutated",
     "guards_surviving",
+    "fuzz_draws",
+    "fuzz_failures",
 )
 """Figures of ``summary``; a figure is the sum over the parts that give it, None if none does."""
 _SCHEMA = 1
@@ -41,6 +51,9 @@ def run(options: argparse.Namespace) -> int:
             parts[part] = MEASURES[part](options, work)
             _write(options.json, parts)
     _write(options.json, parts)
+    found = summary(parts)
+    html = options.html or options.json.with_suffix(".html")
+    write_html(html, page.make(parts, found, machine_page.machine()))
     rows = [
         (part, row.claim, row.state, row.seen, row.guard)
         for part, found in parts.items()

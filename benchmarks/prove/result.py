@@ -13,12 +13,14 @@ class Row:
 
     ``state`` is ``not possible`` only where this machine cannot show it; ``seen`` then says why.
     ``guard`` names what was taken out to see the claim fail, and is empty where nothing was.
+    ``lines`` is what the claim is made of, one text each: for the JSON and the page.
     """
 
     claim: str
     state: State
     seen: str
     guard: str = ""
+    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,4 +41,5 @@ class Part:
         Raises:
             KeyError, TypeError: it has another form.
         """
-        return cls(tuple(Row(**row) for row in found["rows"]), dict(found["figures"]))
+        rows = (row | {"lines": tuple(row.get("lines", ()))} for row in found["rows"])
+        return cls(tuple(Row(**row) for row in rows), dict(found["figures"]))

@@ -23,6 +23,7 @@ MAX_BYTES = 128 * 2**20
 
 Pixels = npt.NDArray[np.uint8]
 GraphImage = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
+_STRIP_PIXELS = 2**21
 _PNG_HEAD = 33  # signature and IHDR chunk
 _MARK = 0xFF
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -89,6 +90,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=[header.format]) as image:
+                _check_size(image, header)
                 image.load()
                 return _rgb(image)
     except InputError:
@@ -98,25 +100,51 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         SyntaxError,
         ValueError,
         EOFError,
-        MemoryError,
         struct.error,
         Image.DecompressionBombError,
         Image.DecompressionBombWarning,
     ) as error:
         raise InputError(f"corrupt image ({error})", "replace the file") from error
+    except MemoryError as error:
+        raise InputError(
+            f"image of {header.width}x{header.height} pixels does not fit into the memory",
+            "shrink it, or set a smaller limit for this source",
+        ) from error
+
+
+def _check_size(image: Image.Image, header: Header) -> None:
+    """Refuse a file whose first header says another size than the one that counts."""
+    if image.size != (header.width, header.height):
+        width, height = image.size
+        raise InputError(
+            f"image of {header.width}x{header.height} pixels by its header,"
+            f" {width}x{height} when it is opened",
+            "replace the file",
+        )
 
 
 def _rgb(image: Image.Image) -> Pixels:
+    """Copy the pixels strip by strip: a large image is in the memory once decoded, once copied."""
     if getattr(image, "n_frames", 1) > 1:
         raise InputError("animated image", "save a single frame")
     if image.mode not in {"1", "L", "P", "RGB", "RGBA", "LA"}:
         raise InputError(f"image mode {image.mode}", _USE_8_BIT)
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom] = _strip(image.crop((0, top, width, bottom)))
+    return pixels
+
+
+def _strip(image: Image.Image) -> Pixels:
     if image.mode in {"RGBA", "LA"} or "transparency" in image.info:
         rgba = np.asarray(image.convert("RGBA"))
         if int(rgba[..., 3].min()) < 255:  # noqa: PLR2004 - fully opaque
             raise InputError("image with transparent pixels", _USE_8_BIT)
-        return np.ascontiguousarray(rgba[..., :3])
-    return np.array(image.convert("RGB"))
+        return rgba[..., :3]
+    return np.asarray(image.convert("RGB"))
 
 
 def as_input(pixels: Pixels, wanted: Preprocess) -> GraphImage:

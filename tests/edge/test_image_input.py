@@ -1,11 +1,17 @@
-"""What the device makes of pixels, as the manifest says."""
+"""What the device makes of files and pixels, as the manifest says."""
+
+import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from deepfusion_edge import image as module
 from deepfusion_edge.bundle.manifest import Preprocess
 from deepfusion_edge.errors import InputError
-from deepfusion_edge.image import as_input, probe_image, to_input
+from deepfusion_edge.image import as_input, decode, encode_png, probe_image, to_input
 
 PIXELS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
@@ -38,3 +44,53 @@ def test_the_probes_image_uses_every_value_of_a_pixel():
     assert (image.dtype, image.shape) == (np.float32, (1, 3, 50, 60))
     assert 0 <= image.min() < 0.01
     assert 0.99 < image.max() < 1
+
+
+def _header(width, height):
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def test_a_second_header_cannot_smuggle_more_pixels_past_the_limit():
+    large = encode_png(np.zeros((40, 50, 3), np.uint8))
+    smuggled = large[:8] + _header(6, 4) + large[8:]
+    assert decode(large).shape == (40, 50, 3)
+    with pytest.raises(InputError, match="6x4 pixels by its header, 50x40 when it is opened"):
+        decode(smuggled, max_pixels=100)
+
+
+def _saved(pixels, mode):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA"])
+@pytest.mark.parametrize("strip", [1, 12, 13, 10**6])
+def test_strips_of_any_size_make_the_same_pixels(mode, strip, monkeypatch):
+    data = _saved(PIXELS, mode)
+    with Image.open(io.BytesIO(data)) as image:
+        whole = np.array(image.convert("RGB"))
+    monkeypatch.setattr(module, "_STRIP_PIXELS", strip)
+    found = decode(data)
+    np.testing.assert_array_equal(found, whole)
+    assert found.flags.c_contiguous
+    assert found.flags.writeable
+
+
+@pytest.mark.parametrize("row", range(4))
+def test_transparent_pixels_are_seen_in_every_strip(row, monkeypatch):
+    pixels = np.full((4, 6, 4), 255, np.uint8)
+    pixels[row, 5, 3] = 254
+    monkeypatch.setattr(module, "_STRIP_PIXELS", 6)
+    with pytest.raises(InputError, match="image with transparent pixels"):
+        decode(_saved(pixels, "RGBA"))
+
+
+def test_a_memory_that_is_too_small_is_called_so(monkeypatch):
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(module.np, "empty", full)
+    with pytest.raises(InputError, match="of 6x4 pixels does not fit into the memory"):
+        decode(encode_png(PIXELS))

@@ -169,7 +169,7 @@ def test_only_the_agent_starts_threads():
 def test_imported_packages_are_declared(package):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    chosen = [extras[name] for name in ("zoo", "timm", "demo", "baselines", "ray")]
+    chosen = [extras[name] for name in ("zoo", "timm", "demo", "baselines", "ray", "prove")]
     lines = sum(chosen, project["dependencies"])
     names = [line.split(">")[0].split("=")[0].strip() for line in lines]
     declared = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in names}

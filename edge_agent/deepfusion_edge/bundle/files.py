@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deepfusion_edge.bundle.manifest import Part
@@ -72,8 +72,13 @@ def replace_file(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.new")
     with writing(path):
         temporary.unlink(missing_ok=True)
-        write_synced(temporary, [content])
-        temporary.replace(path)
+        try:
+            write_synced(temporary, [content])
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
     sync_directory(path.parent)
 
 

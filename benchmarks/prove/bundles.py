@@ -40,6 +40,10 @@ class Maker:
         self._manifest = parse(self._parts.pop(MANIFEST))
         del self._parts[SIGNATURE]
 
+    def part(self, path: str) -> bytes:
+        """Return a member of the bundle that all are made of."""
+        return self._parts[path]
+
     def make(
         self,
         sequence: int,

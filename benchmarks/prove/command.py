@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-PARTS = ()
+PARTS = ("faults",)
 """Names of :data:`benchmarks.prove.measure.MEASURES`, in their order."""
 
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 from benchmarks.prove.bundles import Maker
+from benchmarks.prove.faults.claim import BrokenError
 from benchmarks.prove.faults.disk import Disk, fingerprint, without_fsync
-from benchmarks.prove.faults.procedures import BrokenError, Procedure, all_procedures
+from benchmarks.prove.faults.procedures import Procedure, all_procedures
 from benchmarks.prove.result import Row
 from deepfusion_edge.bundle import history, layout, proving, store
 from deepfusion_edge.bundle.probation import Record

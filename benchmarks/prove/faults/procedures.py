@@ -7,6 +7,7 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 from benchmarks.prove.bundles import Maker
+from benchmarks.prove.faults.claim import need
 from deepfusion_edge.bundle import store
 from deepfusion_edge.bundle.layout import (
     BUNDLES,
@@ -30,10 +31,6 @@ _WHY = "to see what a power cut leaves"
 Act = Callable[[Path], object]
 
 
-class BrokenError(AssertionError):
-    """A claim did not hold; says what was seen."""
-
-
 class Procedure(NamedTuple):
     """One thing that is done to a state directory.
 
@@ -49,12 +46,6 @@ class Procedure(NamedTuple):
     prepare: Act
     act: Act
     check: Callable[[Path, bool], None]
-
-
-def need(holds: bool, otherwise: str) -> None:
-    """Raise BrokenError unless the claim holds."""
-    if not holds:
-        raise BrokenError(otherwise)
 
 
 class _Device:

@@ -3,7 +3,10 @@
 import argparse
 from pathlib import Path
 
-PARTS = ("faults",)
+PARTS = (
+    "faults",
+    "supply",
+)
 """Names of :data:`benchmarks.prove.measure.MEASURES`, in their order."""
 
 

@@ -1,6 +1,6 @@
 """No secret in any log or output: every test is looked at, and tests plant secrets to be found.
 
-A test that plants one spells it with one of ``PLANTED`` in it; ``tests/conftest.py`` takes the hook.
+A test plants a secret with one of ``PLANTED`` in it. ``tests/conftest.py`` takes the hook.
 """
 
 from collections.abc import Generator, Iterable

@@ -5,6 +5,7 @@ from pathlib import Path
 
 PARTS = (
     "faults",
+    "soak",
     "supply",
 )
 """Names of :data:`benchmarks.prove.measure.MEASURES`, in their order."""

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.latency import page as machine_page
 from benchmarks.prove.faults import measure as faults
 from benchmarks.prove.result import Part
+from benchmarks.prove.soak import measure as soak
 from benchmarks.prove.supply import measure as supply
 from deepfusion_edge.errors import InputError
 from deepfusion_toolkit.files import write_bytes
@@ -17,6 +18,7 @@ from deepfusion_toolkit.report import table
 
 MEASURES: Mapping[str, Callable[[argparse.Namespace, Path], Part]] = {
     "faults": faults.measure,
+    "soak": soak.measure,
     "supply": supply.measure,
 }
 """Part -> function of the options and a new working folder."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 PARTS = (
     "faults",
+    "small",
     "soak",
     "supply",
 )

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.latency import page as machine_page
 from benchmarks.prove.faults import measure as faults
 from benchmarks.prove.result import Part
+from benchmarks.prove.small import measure as small
 from benchmarks.prove.soak import measure as soak
 from benchmarks.prove.supply import measure as supply
 from deepfusion_edge.errors import InputError
@@ -18,6 +19,7 @@ from deepfusion_toolkit.report import table
 
 MEASURES: Mapping[str, Callable[[argparse.Namespace, Path], Part]] = {
     "faults": faults.measure,
+    "small": small.measure,
     "soak": soak.measure,
     "supply": supply.measure,
 }

@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from benchmarks.prove.bundles import Maker
-from benchmarks.prove.faults import power
+from benchmarks.prove.faults import killed, power
 from benchmarks.prove.faults.disk import Disk, fingerprint, without_fsync
 from benchmarks.prove.faults.procedures import all_procedures
 from tests.edge.conftest import keys, make_bundle, make_keys  # noqa: F401 - fixtures
@@ -86,10 +86,36 @@ def test_fingerprints_tell_folders_apart(tmp_path):
 
 @pytest.mark.parametrize("name", CHOSEN)
 def test_every_point_of_a_procedure_is_recovered_from(maker, tmp_path, name):
-    (procedure,) = [one for one in all_procedures(maker) if one.name == name]
-    walked = power.walk(procedure, tmp_path / "walk")
+    walked = power.walk(chosen(maker, name), tmp_path / "walk")
     assert walked.failures == []
     assert walked.points > 50
+
+
+def chosen(maker, name):
+    (procedure,) = [one for one in all_procedures(maker) if one.name == name]
+    return procedure
+
+
+def test_a_process_is_killed_before_every_operation(maker, tmp_path):
+    kills, failures = killed.kill_everywhere(chosen(maker, CHOSEN[1]), tmp_path / "killed")
+    assert failures == []
+    assert kills >= 3 * 3  # three times a file is removed, made beside and renamed
+
+
+def test_what_a_kill_breaks_is_noticed(maker, tmp_path):
+    (guard,) = [one for one in power.GUARDS if one.name == "links replaced by rename"]
+    with guard.out():
+        procedure = chosen(maker, "rolled back on probation")
+        _, failures = killed.kill_everywhere(procedure, tmp_path / "killed")
+    assert "no bundle installed" in failures[0]
+
+
+def test_a_process_that_fails_is_noticed(maker, tmp_path):
+    def fail(_state):
+        raise OSError("broken")
+
+    procedure = chosen(maker, CHOSEN[1])._replace(act=fail)
+    assert killed.kill_everywhere(procedure, tmp_path) == (0, ["it ended with 1"])
 
 
 @pytest.mark.parametrize(
@@ -98,8 +124,7 @@ def test_every_point_of_a_procedure_is_recovered_from(maker, tmp_path, name):
     ids=lambda one: one.name,
 )
 def test_without_a_guard_it_is_noticed(maker, tmp_path, guard):
-    (procedure,) = [one for one in all_procedures(maker) if one.name == guard.shown_by]
-    assert power.without(guard, procedure, tmp_path / "walk")
+    assert power.without(guard, chosen(maker, guard.shown_by), tmp_path / "walk")
 
 
 def test_every_guard_has_its_procedure(maker):

@@ -154,15 +154,17 @@ class Disk:
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Take an audit event; only those of this folder matter, and those without a path."""
-        if event in _CHANGES or (event == "open" and _writes(arguments)):
+        if changes_names(event, arguments):
             path = arguments[0]
             place = Path("a file" if isinstance(path, int) else os.fsdecode(path))
             if not place.is_absolute() or place.is_relative_to(self._root):
                 self.note(f"{event} {place.name}")
 
 
-def _writes(arguments: tuple[Any, ...]) -> bool:
-    return isinstance(arguments[2], int) and bool(arguments[2] & _WRITES)
+def changes_names(event: str, arguments: tuple[Any, ...]) -> bool:
+    """Whether an audit event is of an operation that changes names, or opens a file to write."""
+    writes = event == "open" and isinstance(arguments[2], int) and bool(arguments[2] & _WRITES)
+    return writes or event in _CHANGES
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:

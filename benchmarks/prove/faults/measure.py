@@ -1,4 +1,4 @@
-"""The part ``faults``: power cuts, then one fault after the other, then kills at random moments."""
+"""The part ``faults``: power cuts, kills, one fault after the other, kills at random moments."""
 
 import argparse
 import logging
@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.agent import faults as kills
 from benchmarks.agent.rig import bundle_of
 from benchmarks.prove.bundles import Maker
-from benchmarks.prove.faults import broker, claim, clock, hanging, power, storage
+from benchmarks.prove.faults import broker, claim, clock, hanging, killed, power, storage
 from benchmarks.prove.result import Part, Row
 
 FAULTS = (*storage.FAULTS, *clock.FAULTS, *broker.FAULTS, *hanging.FAULTS)
@@ -29,7 +29,11 @@ def measure(options: argparse.Namespace, work: Path) -> Part:
     log = logging.getLogger("deepfusion_edge")
     log.addHandler(quiet)  # what is seen stands in the rows
     try:
-        found = [power.rows(maker, work / "power"), claim.rows(FAULTS, maker, work / "faults")]
+        found = [
+            power.rows(maker, work / "power"),
+            killed.rows(maker, work / "killed"),
+            claim.rows(FAULTS, maker, work / "faults"),
+        ]
     finally:
         log.removeHandler(quiet)
     found.append(_random(options, work))

@@ -74,7 +74,7 @@ def walk(
         for kind, folder in moment.images.items():
             key = fingerprint(folder), over
             if key not in seen:
-                seen[key] = _recover(procedure, folder / STATE, over=over)
+                seen[key] = recover(procedure, folder / STATE, over=over)
             if seen[key]:
                 failures.append(f"{procedure.name}, before {moment.operation}, {kind}: {seen[key]}")
                 if not to_the_end:
@@ -114,7 +114,7 @@ def without(guard: Guard, procedure: Procedure, work: Path) -> list[str]:
     return walk(procedure, work, guard.out, to_the_end=False).failures
 
 
-def _recover(procedure: Procedure, state: Path, *, over: bool) -> str:
+def recover(procedure: Procedure, state: Path, *, over: bool) -> str:
     """Return what is wrong, or nothing."""
     try:
         procedure.check(state, over)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from benchmarks.agent.faults import judge
 from benchmarks.agent.rig import bundle_of, photographs
 from benchmarks.prove.bundles import Maker
-from benchmarks.prove.result import Part, Row
+from benchmarks.prove.result import Part, Row, State
 from benchmarks.prove.soak import page
 from benchmarks.prove.soak.calendar import WEEK, YEAR, Day, days
 from benchmarks.prove.soak.plant import Plant, Sample
@@ -74,7 +74,7 @@ def judged(seen: Year, calendar: Sequence[Day], flat: float) -> Part:
         missed = not claim.judge(claim.spoil(seen))[1]
         surviving += missed
         told += "; but the check notices nothing" if missed else ""
-        state = "failed" if wrong or missed else "held"
+        state: State = "failed" if wrong or missed else "held"
         rows.append(Row(claim.text, state, f"{told}; {wrong}" if wrong else told, claim.guard))
     figures = {"guards_mutated": len(claims), "guards_surviving": surviving}
     return Part(tuple(rows), figures)
@@ -170,7 +170,7 @@ def _short(reason: str) -> str:
 
 
 def _with(seen: Year, **changes: object) -> Year:
-    return Year(**{**vars(seen), **changes})  # type: ignore[arg-type]
+    return Year(**{**vars(seen), **changes})
 
 
 def _without_one(bodies: Sequence[bytes]) -> list[bytes]:

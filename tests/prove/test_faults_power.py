@@ -9,6 +9,7 @@ from benchmarks.prove.bundles import Maker
 from benchmarks.prove.faults import killed, power
 from benchmarks.prove.faults.disk import Disk, fingerprint, without_fsync
 from benchmarks.prove.faults.procedures import all_procedures
+from deepfusion_edge.bundle.files import make_folder
 from tests.edge.conftest import keys, make_bundle, make_keys  # noqa: F401 - fixtures
 
 CHOSEN = ("installation and swap on probation", "a command taken, begun and ended")
@@ -62,6 +63,17 @@ def test_a_name_is_there_once_its_folder_is_synchronised_and_a_removed_one_comes
     assert names(disk.moments[-1].images["kept"]) == {"renamed": b"content"}
     operations = [moment.operation for moment in disk.moments]
     assert operations == ["open new", "fsync", "fsync", "os.remove old", "os.rename new", "the end"]
+
+
+def test_a_folder_that_was_made_is_there_after_a_power_cut_and_so_are_its_parents(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    with Disk(root, tmp_path / "images") as disk:
+        make_folder(root / "line" / "state")
+        (root / "plain").mkdir()
+    lost = disk.moments[-1].images["lost"]
+    assert (lost / "line" / "state").is_dir()
+    assert not (lost / "plain").exists()
 
 
 def test_a_guard_can_be_taken_out_of_files_alone(tmp_path):

@@ -65,8 +65,8 @@ def test_a_week_without_trouble_holds_and_every_check_notices(week):
 
 
 COUNTS = "Counts in are counts out"
-UPDATES = "1 updates from afar are kept, with an outage every day"
-REFUSED = "1 bad bundles never stay in service"
+UPDATES = "Every update from afar is kept (1), with an outage every day"
+REFUSED = "No bad bundle stays in service (1)"
 MEMORY, FILES = "Memory is flat", "Files are flat"
 
 

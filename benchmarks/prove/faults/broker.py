@@ -13,6 +13,7 @@ from benchmarks.prove.bundles import Maker
 from benchmarks.prove.faults.claim import Fault, need
 from benchmarks.prove.faults.publishing import publishing, put, until
 from benchmarks.prove.faults.scripted_broker import ACCEPTED, ScriptedBroker, connack
+from benchmarks.prove.faults.slow import SlowRoad
 from deepfusion_edge.outbox import Outbox
 from deepfusion_edge.report import mqtt
 from deepfusion_edge.report.publisher import Publisher
@@ -85,6 +86,34 @@ def _deaf(_maker: Maker, work: Path) -> str:
         need(box.kept == 1000, f"{box.kept} of 1000 kept")  # noqa: PLR2004 - as put
         need(took_s < 5, f"1000 events took {took_s:.1f} s")  # noqa: PLR2004 - hangs are minutes
     return f"1000 events stored in {took_s:.2f} s, {sent} under way"
+
+
+def _slow(_maker: Maker, work: Path) -> str:
+    heard: list[bytes] = []
+    broker = Mosquitto(work / "broker")
+    broker.start()
+    try:
+        with (
+            _box(work) as box,
+            SlowRoad(broker.port) as road,
+            Subscriber(
+                broker.port, "deepfusion/line-1/decision/#", lambda _, body: heard.append(body)
+            ),
+            publishing(road.port, box),
+        ):
+            until(lambda: road.connections > 0, "no connection")
+            begun = time.monotonic()
+            put(box, 0, _EVENTS)
+            stored_s = time.monotonic() - begun
+            until(lambda: not box.kept, f"{box.kept} of {_EVENTS} events are left")
+            took_s = time.monotonic() - begun
+            need(road.connections == 1, f"{road.connections} connections instead of one")
+    finally:
+        broker.stop()
+    order = [int(body[6:]) for body in dict.fromkeys(heard)]
+    need(order == list(range(_EVENTS)), "out of order")
+    need(stored_s < took_s / 2, f"storing took {stored_s:.1f} s of {took_s:.1f} s")
+    return f"{_EVENTS} events stored in {stored_s:.2f} s, delivered in {took_s:.1f} s"
 
 
 def _refuses(_maker: Maker, work: Path) -> str:
@@ -177,6 +206,13 @@ FAULTS = (
         "the window",
         _deaf,
         _no_window,
+    ),
+    Fault(
+        "Broker on a slow road, 40 KB/s and 50 ms late",
+        "judging does not wait, the connection stays, every event arrives in order",
+        "the time a broker may take to answer",
+        _slow,
+        lambda: patch.object(mqtt, "CONNECT_TIMEOUT_S", 0.01),
     ),
     Fault(
         "Broker that refuses, hangs up or talks nonsense",

@@ -131,13 +131,13 @@ def all_claims(calendar: Sequence[Day], flat: float) -> tuple[Claim, ...]:
             lambda seen: _with(seen, bodies=_without_one(seen.bodies)),
         ),
         Claim(
-            f"{updates} updates from afar are kept, with an outage every day",
+            f"Every update from afar is kept ({updates}), with an outage every day",
             installed,
             "one update",
             lambda seen: _with(seen, updates=seen.updates[1:]),
         ),
         Claim(
-            f"{bad} bad bundles never stay in service",
+            f"No bad bundle stays in service ({bad})",
             refused,
             "one refusal",
             lambda seen: _with(seen, refused=seen.refused[1:]),

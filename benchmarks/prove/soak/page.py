@@ -78,7 +78,7 @@ def chart(lines: Sequence[Line], days: Sequence[Day]) -> str:
     floor = y_of(0.0)
     parts = [f'<path d="M{_LEFT},{floor}H{_WIDTH}" stroke="#999"/>']
     for value in (0.0, most / 2, most):
-        parts.append(f'<text x="0" y="{y_of(value) + 4}">{value:,.6g}</text>')
+        parts.append(f'<text x="0" y="{y_of(value) + 4}">{value:,.4g}</text>')
         parts.append(f'<path d="M{_LEFT},{y_of(value)}H{_WIDTH}" stroke="#eee"/>')
     for day in days:
         if day.update or day.bad:

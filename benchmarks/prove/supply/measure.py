@@ -10,8 +10,11 @@ from benchmarks.agent.rig import bundle_of
 from benchmarks.prove.faults.claim import BrokenError, NotPossibleError, need
 from benchmarks.prove.result import Part, Row
 from benchmarks.prove.supply import audit, wheels
+from deepfusion_edge.bundle import store
+from deepfusion_edge.bundle.container import pack
 from deepfusion_edge.bundle.manifest import MANIFEST, MAX_SBOM_BYTES, SBOM, parse_manifest
-from deepfusion_edge.errors import DeepFusionError
+from deepfusion_edge.errors import DeepFusionError, TrustError
+from deepfusion_edge.line import utc_now
 
 
 def measure(_options: argparse.Namespace, work: Path) -> Part:
@@ -20,9 +23,13 @@ def measure(_options: argparse.Namespace, work: Path) -> Part:
     Args:
         work: new folder.
     """
-    bundle = bundle_of("small", 2, work).path
+    made = bundle_of("small", 2, work)
+    bundle, key = made.path, made.key
     rows = [
         _row("Every bundle has a signed bill of materials", lambda: _bill(bundle)),
+        _row(
+            "A bill of materials that was changed is refused", lambda: _changed(bundle, key, work)
+        ),
         _row(
             "Every bundle says what it was made with, and how it was checked",
             lambda: _origin(bundle),
@@ -64,6 +71,20 @@ def _bill(bundle: Path) -> str:
         {"torch", "onnx", "numpy", "deepfusion-edge"} & names >= {"torch", "onnx", "numpy"}, "gaps"
     )
     return f"CycloneDX {found['specVersion']}, {len(names)} components, {len(content)} bytes"
+
+
+def _changed(bundle: Path, key: Path, work: Path) -> str:
+    with zipfile.ZipFile(bundle) as archive:
+        parts: dict[str, bytes | Path] = {name: archive.read(name) for name in archive.namelist()}
+        content = archive.read(SBOM)
+    other = work / "changed.dfb"
+    pack(other, {**parts, SBOM: content.replace(b"torch", b"porch")})
+    try:
+        store.verify(other, [key], now=utc_now(), probe=False)
+    except TrustError as error:
+        return error.what
+    need(holds=False, otherwise="it was accepted")
+    return ""
 
 
 def _origin(bundle: Path) -> str:

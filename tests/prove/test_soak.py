@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.agent.rig import photographs
 from benchmarks.prove.bundles import Maker
 from benchmarks.prove.result import Part, Row
 from benchmarks.prove.soak import measure, page
-from benchmarks.prove.soak.calendar import BAD, WEEK, YEAR, days
-from benchmarks.prove.soak.plant import Sample
-from benchmarks.prove.soak.year import Year, bad_bundle
+from benchmarks.prove.soak.calendar import BAD, WEEK, YEAR, Day, days
+from benchmarks.prove.soak.plant import Plant, Sample
+from benchmarks.prove.soak.year import Year, bad_bundle, live
 from deepfusion_edge.bundle import store
 from deepfusion_edge.errors import ModelError, TrustError
 from tests.edge.conftest import keys, make_bundle, make_keys  # noqa: F401 - fixtures
@@ -116,6 +117,24 @@ def test_every_bad_bundle_is_refused_for_its_reason(tmp_path, make_bundle):  # n
             store.install(bad_bundle(maker, wrong, sequence), state, trusted, now=NOW)
     strict = store.install(bad_bundle(maker, BAD[5], 3), state, trusted, now=NOW, probe=False)
     assert strict.manifest.thresholds.feature_variance.reject == 0.0  # judged on probation
+
+
+@pytest.mark.slow
+def test_three_days_of_a_real_agent(tmp_path, make_bundle, make_broker):  # noqa: F811
+    make_broker(started=False)  # skips or fails as other tests do where there is no mosquitto
+    maker = Maker(make_bundle(tmp_path / "base.dfb"), tmp_path / "web")
+    calendar = [Day(0, False, None), Day(1, True, None), Day(2, False, BAD[5])]
+    passed = []
+    with Plant(maker, tmp_path / "plant", photographs(4, (16, 16)), 20.0) as plant:
+        seen = live(plant, maker, calendar, 3.0, passed.append)
+    part = measure.judged(seen, calendar, 1.0)
+    assert {row.state for row in part.rows} == {"held"}, part.rows
+    assert passed == [1, 1, 1]
+    assert seen.updates == [2]
+    assert "rejects 100.0%" in seen.refused[0][1]
+    assert store.load_current(plant.state, now=NOW).manifest.sequence == 2
+    assert len(seen.samples) == 3 * 4
+    assert max(sample.waiting for sample in seen.samples) > 0  # there were outages
 
 
 def test_the_page_holds_every_row_and_line_and_nothing_from_elsewhere(week):

@@ -57,5 +57,6 @@ def _random(options: argparse.Namespace, work: Path) -> tuple[list[Row], dict[st
         " every stored decision arrives once, in order",
         "failed" if failed else "held",
         f"{seen['stored']} events stored, {told}",
+        "one delivery, in tests of the count",
     )
     return [row], {"fault_points": count + restarts, "faults_failed": failed}

@@ -125,10 +125,10 @@ def test_three_days_of_a_real_agent(tmp_path, make_bundle, make_broker):  # noqa
     maker = Maker(make_bundle(tmp_path / "base.dfb"), tmp_path / "web")
     calendar = [Day(0, False, None), Day(1, True, None), Day(2, False, BAD[5])]
     passed = []
-    with Plant(maker, tmp_path / "plant", photographs(4, (16, 16)), 20.0) as plant:
+    with Plant(maker, tmp_path / "plant", photographs(4, (16, 16)), 15.0) as plant:
         seen = live(plant, maker, calendar, 3.0, passed.append)
     part = measure.judged(seen, calendar, 1.0)
-    assert {row.state for row in part.rows} == {"held"}, part.rows
+    assert [row.seen for row in part.rows if row.state != "held"] == []
     assert passed == [1, 1, 1]
     assert seen.updates == [2]
     assert "rejects 100.0%" in seen.refused[0][1]

@@ -46,7 +46,7 @@ def page(part: Part, samples: Sequence[Sample], days: Sequence[Day]) -> str:
         ("Resident memory of the agent, MiB", [line("RSS", "rss_mib")]),
         ("Files of the state directory without bundles, KiB", [line("files", "files_kib")]),
         ("Events that wait in the outbox", [line("waiting", "waiting")]),
-        ("Events", [line("stored", "stored"), line("arrived", "arrived")]),
+        ("Events", [line("stored", "stored"), line("delivered", "delivered")]),
     )
     rows = "".join(
         f'<tr><td>{_text(row.claim)}</td><td class="{row.state}">{_text(row.state)}</td>'

@@ -26,7 +26,8 @@ from deepfusion_edge.outbox import read_counters
 
 AGENT = "soak"
 PROBATION_FRAMES = 20
-_RING = 200
+_RING = 400
+"""So many frames may wait: a file that is touched again before it was read is one frame."""
 _MODULE = "benchmarks.prove.soak.agent"
 
 
@@ -39,7 +40,8 @@ class Sample(NamedTuple):
         files_kib: of the state directory, without bundles.
         bundles_kib: of the bundles in it.
         waiting: events in the outbox.
-        stored, arrived: events since the beginning.
+        stored: events since the beginning.
+        delivered: the same, those that came twice counted twice.
     """
 
     day: float
@@ -48,7 +50,7 @@ class Sample(NamedTuple):
     bundles_kib: float
     waiting: int
     stored: int
-    arrived: int
+    delivered: int
 
 
 class Frames:
@@ -137,7 +139,7 @@ class Plant:
         config = Mqtt(port=self.broker.port, client_id=f"courier-{sequence}")
         return Courier(config, signed, None, lambda _status: None).deliver(wait_s=wait_s)
 
-    def sample(self, day: float, arrived: int) -> Sample:
+    def sample(self, day: float, delivered: int) -> Sample:
         """Look at the process, its files and its outbox."""
         assert self.agent is not None  # noqa: S101 - entered
         pages = int(Path("/proc", str(self.agent.pid), "statm").read_text().split()[1])
@@ -146,13 +148,13 @@ class Plant:
         kept, received = (0, 0) if counters is None else (counters.kept, counters.received)
         files = _bytes_of(self.state) - bundles
         rss = pages * os.sysconf("SC_PAGE_SIZE")
-        return Sample(day, rss / 2**20, files / 2**10, bundles / 2**10, kept, received, arrived)
+        return Sample(day, rss / 2**20, files / 2**10, bundles / 2**10, kept, received, delivered)
 
     def _write_config(self, frames: Path) -> Path:
         source = {"kind": "folder", "name": "cam", "path": str(frames), "mode": "watch"}
         config = {
             "state_dir": str(self.state),
-            "sources": [source | {"poll_interval_s": 0.05}],
+            "sources": [source | {"poll_interval_s": 0.1}],
             "mqtt": {"port": self.broker.port, "client_id": AGENT, "state_interval_s": 1.0},
             "model": {"threads": 1},
             "run": {"drain_timeout_s": 120.0},

@@ -11,7 +11,7 @@ BROKER_PATH := $(PATH):/usr/local/sbin:/usr/sbin
 BUNDLE ?= demo/line.dfb
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo demo-imagenet test test-gpu bench coverage prove lint format types imports broker parts unit clean
+.PHONY: help setup demo demo-imagenet test test-gpu bench audit coverage prove lint format types imports broker parts unit clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -46,6 +46,11 @@ bench: $(STAMP) ## latency ratios of the bundle that `make demo` made
 	@[ -f $(BUNDLE) ] || { echo "bench: $(BUNDLE) is not there; run: make demo" >&2; exit 1; }
 	@mkdir -p bench
 	@$(BIN)/python -m benchmarks latency --bundle $(BUNDLE) --json bench/latency.json
+
+# In a folder of its own: what it needs is no pin of ours.
+audit: $(STAMP) ## known vulnerabilities of the pinned versions; needs the network
+	@[ -x .audit/bin/pip-audit ] || { $(BIN)/python -m venv .audit && .audit/bin/python -m pip --disable-pip-version-check install -q pip-audit; }
+	@PATH="$(CURDIR)/.audit/bin:$(PATH)" $(BIN)/python -m benchmarks.prove.supply.audit
 
 coverage: $(STAMP) ## docs/coverage.md: which architectures can be eroded, exported and run
 	@mkdir -p bench
@@ -108,5 +113,5 @@ parts: ## Chromium and Prometheus, for tests that are left out without them (CI=
 	echo "parts: not here:$$missing; their tests are left out (Debian: apt-get install$$missing)"
 
 clean: ## remove .venv, caches and everything the demo made
-	@rm -rf .venv demo demo-imagenet bench prove build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .npm_cache
+	@rm -rf .venv .audit demo demo-imagenet bench prove build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .npm_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.planted import pytest_runtest_makereport  # noqa: F401 - a hook
+
 _INSTALL = (
     "mosquitto is not installed: `apt-get install mosquitto` (Debian, Ubuntu), `brew install"
     " mosquitto` (macOS); or set DEEPFUSION_NO_BROKER=1 to leave out the tests that need it"

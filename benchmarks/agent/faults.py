@@ -84,7 +84,7 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     counters = read_counters(state, now_s=time.time())
     if counters is None or counters.kept:
         raise UnreachableError("events are left in the outbox", f"see {log}")
-    stored = {f"{AGENT}-{_token(state)}-{n}" for n in range(1, counters.received + 1)}
+    stored = {f"{AGENT}-{token_of(state)}-{n}" for n in range(1, counters.received + 1)}
     figures = judge(heard.bodies, stored)
     return figures | {
         "kills": options.kills,
@@ -135,7 +135,8 @@ def judge(deliveries: Iterable[bytes], stored: set[str]) -> dict[str, Any]:
     }
 
 
-def _token(state: Path) -> str:
+def token_of(state: Path) -> str:
+    """Return what the names of this outbox begin with."""
     with contextlib.closing(sqlite3.connect(state / DATABASE)) as database:
         return str(database.execute("SELECT token FROM origin").fetchone()[0])
 

@@ -7,6 +7,10 @@ PARTS = (
     "hostile",
     "guards",
     "fuzz",
+    "faults",
+    "small",
+    "soak",
+    "supply",
 )
 """Names of :data:`benchmarks.prove.measure.MEASURES`, in their order."""
 

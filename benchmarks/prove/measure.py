@@ -9,10 +9,14 @@ from typing import Any
 
 from benchmarks.latency import page as machine_page
 from benchmarks.prove import page
+from benchmarks.prove.faults import measure as faults
 from benchmarks.prove.fuzz import measure as fuzz
 from benchmarks.prove.guards import measure as guards
 from benchmarks.prove.hostile import measure as hostile
 from benchmarks.prove.result import Part
+from benchmarks.prove.small import measure as small
+from benchmarks.prove.soak import measure as soak
+from benchmarks.prove.supply import measure as supply
 from deepfusion_edge.errors import InputError
 from deepfusion_toolkit.files import write_bytes
 from deepfusion_toolkit.report import table, write_html
@@ -21,6 +25,10 @@ MEASURES: Mapping[str, Callable[[argparse.Namespace, Path], Part]] = {
     "hostile": hostile.measure,
     "guards": guards.measure,
     "fuzz": fuzz.measure,
+    "faults": faults.measure,
+    "small": small.measure,
+    "soak": soak.measure,
+    "supply": supply.measure,
 }
 """Part -> function of the options and a new working folder."""
 FIGURES = (

@@ -1,6 +1,7 @@
 """From a classifier and its plan to one signed file, checked as the device will check it."""
 
 import hashlib
+import platform
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from deepfusion_edge.bundle.manifest import (
     GOLDEN,
     MANIFEST,
     MODEL,
+    SBOM,
     SIGNATURE,
     Erosion,
     Golden,
@@ -40,6 +42,7 @@ from deepfusion_export import limits, loss, parity, precision
 from deepfusion_export.frames import Form, preparation, put_before
 from deepfusion_export.loss import Loss
 from deepfusion_export.onnx import to_onnx
+from deepfusion_export.sbom import sbom
 from deepfusion_toolkit.data.folder import Dataset
 from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.models import Classifier
@@ -185,16 +188,18 @@ def build(
         probed = _probe(graph, manifest)
         in_fp32 = probed if lowered is None else _probe(fp32, manifest)
         golden = canonical(_golden(probed, plan))
+        bom = sbom(id, sequence, created, graph, plan)
         manifest = msgspec.structs.replace(
             manifest,
-            files=(part(GOLDEN, golden), part(MODEL, graph)),
+            files=(part(SBOM, bom), part(GOLDEN, golden), part(MODEL, graph)),
             precision=chosen,
             tolerance=loss.tolerance(chosen, probed, in_fp32),
             provenance=_provenance(plan, figures) | _costs(cost, lowered),
         )
         step("signing")
         signed = canonical(manifest)
-        members = {MANIFEST: signed, SIGNATURE: seal(signed, keys), MODEL: graph, GOLDEN: golden}
+        members = {MANIFEST: signed, SIGNATURE: seal(signed, keys)}
+        members |= {MODEL: graph, GOLDEN: golden, SBOM: bom}
         packed = Path(folder, "bundle.dfb")
         pack(packed, members)
         step("checking the bundle as a device does")
@@ -254,6 +259,7 @@ def _provenance(plan: Plan, figures: parity.Parity) -> dict[str, str | int | flo
         f"version_{name.replace('-', '_')}": version(name)
         for name in ("deepfusion-toolkit", "numpy", "onnx", "onnxruntime", "onnxscript", "torch")
     }
+    found["version_python"] = platform.python_version()
     found |= {f"parity_{name}": value for name, value in figures.largest.items()}
     return found | {
         "model": " + ".join(base.name for base in plan.bases),

@@ -6,9 +6,6 @@ so that with the defaults the class is the strongest colour.
 
 import contextlib
 import hashlib
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +16,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.prove.faults import storage
+from benchmarks.prove.faults.claim import NotPossibleError
 from deepfusion_edge import erosion, fusion
 from deepfusion_edge.bundle.container import pack
 from deepfusion_edge.bundle.envelope import generate, key_id, private_pem, public_pem, seal
@@ -250,18 +249,9 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A tmpfs of 16 MiB."""
-    tool = shutil.which("mount")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if tool is None or not sys.platform.startswith("linux"):
-        pytest.skip("no mount command for a small tmpfs")
-    made = subprocess.run(
-        [tool, "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip(f"a small tmpfs cannot be mounted here (root may): {made.stderr.strip()}")
-    yield disk
-    subprocess.run([shutil.which("umount") or "umount", "--lazy", disk], check=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            disk = stack.enter_context(storage.small_disk(tmp_path / "disk"))
+        except NotPossibleError as error:
+            pytest.skip(str(error))
+        yield disk

@@ -6,19 +6,13 @@ import time
 
 import pytest
 
+from benchmarks.prove.faults.scripted_broker import ACCEPTED, ScriptedBroker, connack
 from deepfusion_edge.config import Mqtt
 from deepfusion_edge.outbox import Outbox
 from deepfusion_edge.report import publisher as publisher_module
 from deepfusion_edge.report.messages import Subscription
 from deepfusion_edge.report.publisher import Publisher
 from tests.edge.mqtt_parts import describe, publisher_for, put, running, states, wait
-from tests.edge.scripted_broker import ScriptedBroker
-
-ACCEPTED = {"3.1.1": b"\x20\x02\x00\x00", "5": b"\x20\x03\x00\x00\x00"}
-
-
-def connack(protocol, code):
-    return b"\x20\x02\x00" + bytes([code]) if protocol == "3.1.1" else bytes([32, 3, 0, code, 0])
 
 
 @pytest.mark.parametrize(

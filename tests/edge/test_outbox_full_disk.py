@@ -1,6 +1,5 @@
 """The outbox on a disk of a few megabytes that somebody else has filled to the last block."""
 
-import errno
 import os
 import signal
 import subprocess
@@ -9,6 +8,7 @@ import textwrap
 
 import pytest
 
+from benchmarks.prove.faults.storage import fill
 from deepfusion_edge.errors import StorageError
 from deepfusion_edge.outbox import Outbox
 from deepfusion_edge.outbox import box as box_module
@@ -25,22 +25,6 @@ def put(box, number):
 
 def numbers(box):
     return [int(event.body[:8]) for event in box.peek(10**6)]
-
-
-def fill(disk):
-    """Take every block that is left."""
-    file = os.open(disk / "somebody", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    try:
-        for size in (2**16, 4096, 1):
-            while True:
-                try:
-                    os.write(file, b"x" * size)
-                except OSError as error:
-                    if error.errno != errno.ENOSPC:
-                        raise
-                    break
-    finally:
-        os.close(file)
 
 
 @pytest.mark.parametrize("before", [0, 1, 100, 3000])

@@ -205,6 +205,17 @@ def test_names_may_not_repeat_and_the_manifest_may_not_list_itself():
         parse_manifest(_with(files=sorted(files, key=lambda file: file["path"])))
 
 
+@pytest.mark.parametrize(("size", "taken"), [(2**20, True), (2**20 + 1, False)])
+def test_a_bill_of_materials_has_its_size(size, taken):
+    bom = {**_FILE, "path": "bom.json", "size": size}
+    data = _with(files=[bom, *_GOOD["files"]])
+    if taken:
+        assert parse_manifest(data).files[0].path == "bom.json"
+    else:
+        with pytest.raises(TrustError, match=f"bom.json has {size} bytes, at most"):
+            parse_manifest(data)
+
+
 def test_other_spellings_of_the_same_manifest_are_refused():
     good = canonical(msgspec.convert(_GOOD, Manifest))
     for other in (

@@ -23,6 +23,7 @@ TOP = (
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "pyproject.toml",
     "hatch_build.py",
 )

@@ -11,7 +11,7 @@ from deepfusion_edge.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]
 DOCUMENTS += sorted((ROOT / "docs").rglob("*.md"))
 PARSERS = {
     "deepfusion": "deepfusion_toolkit.cli",

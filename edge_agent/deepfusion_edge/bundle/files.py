@@ -63,6 +63,19 @@ def sync_directory(path: Path) -> None:
             os.close(descriptor)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder (mode 0700), and those it lies in, and wait until their names are on the disk.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    with writing(path):
+        new = [one for one in (path, *path.parents) if not one.exists()]
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for one in reversed(new):
+        sync_directory(one.parent)
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Give a file new content: all of it or, whatever happens, the old one.
 

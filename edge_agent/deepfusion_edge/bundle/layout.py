@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from deepfusion_edge.bundle.files import reading, replace_file, writing
+from deepfusion_edge.bundle.files import make_folder, reading, replace_file, writing
 from deepfusion_edge.bundle.history import Entry, Result, note
 from deepfusion_edge.bundle.installed import Installed, read_installed
 from deepfusion_edge.bundle.manifest import MALFORMED, canonical
@@ -143,8 +143,8 @@ def locked(state: Path) -> Iterator[None]:
     Raises:
         StorageError: another process holds it, or the directory cannot be written.
     """
+    make_folder(state)
     with writing(state):
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:

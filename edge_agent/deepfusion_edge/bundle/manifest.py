@@ -1,8 +1,9 @@
 r"""What a bundle says of itself: schema version 1 and its one canonical spelling. Pure.
 
 A bundle is an uncompressed zip (or a directory) with ``manifest.json``, ``manifest.sig`` (DSSE
-envelope, Ed25519), ``model.onnx`` and ``golden/probe.json``; the manifest names and hashes the
-rest. Patterns end in ``\Z``, because ``$`` also matches before a final line break.
+envelope, Ed25519), ``model.onnx``, ``golden/probe.json`` and, for people and scanners,
+``bom.json`` (CycloneDX); the manifest names and hashes the rest. Patterns end in
+``\Z``, because ``$`` also matches before a final line break.
 """
 
 import hashlib
@@ -20,9 +21,10 @@ from deepfusion_edge.policy import Policy
 SCHEMA = 1
 PAYLOAD_TYPE = "application/vnd.deepfusion.manifest+json"
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
-MODEL, GOLDEN = "model.onnx", "golden/probe.json"
+MODEL, GOLDEN, SBOM = "model.onnx", "golden/probe.json", "bom.json"
 MAX_MANIFEST_BYTES = 4 * 2**20
 MAX_BUNDLE_BYTES = 2 * 2**30
+MAX_SBOM_BYTES = 2**20
 
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
 """What decoding JSON from a stranger can raise, and spelling it again."""
@@ -187,6 +189,7 @@ def _check_whole(manifest: Manifest) -> None:
     """Apply the rules that concern more than one value."""
     paths = [file.path for file in manifest.files]
     names = [site.name for site in manifest.erosion.sites]
+    largest = max((file.size for file in manifest.files if file.path == SBOM), default=0)
     total = sum(file.size for file in manifest.files)
     first = 0 if manifest.policy is None else manifest.policy.start
     preprocess = manifest.preprocess
@@ -195,6 +198,7 @@ def _check_whole(manifest: Manifest) -> None:
         ({MODEL, GOLDEN} <= set(paths), f"files must name {MODEL} and {GOLDEN}"),
         (not {MANIFEST, SIGNATURE} & set(paths), "files name the manifest itself"),
         (total <= MAX_BUNDLE_BYTES, f"files have {total} bytes, at most {MAX_BUNDLE_BYTES}"),
+        (largest <= MAX_SBOM_BYTES, f"{SBOM} has {largest} bytes, at most {MAX_SBOM_BYTES}"),
         (len(set(names)) == len(names), "a site is named twice"),
         (first < manifest.erosion.members, f"policy starts with all members or more ({first})"),
         (not first or manifest.thresholds is not None, "policy without thresholds"),

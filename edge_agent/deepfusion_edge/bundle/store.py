@@ -12,7 +12,9 @@ Layout of the state directory (one per product line)::
 
 A power cut at any point leaves ``current`` as it was or as it will be, never half; what an
 interrupted installation left behind is removed by the next one. On probation ``current`` is the
-new bundle and ``previous`` is untouched: it changes only when the new bundle is kept.
+new bundle and ``previous`` is untouched: it changes only when the new bundle is kept. An
+installation by hand that is cut between its two links leaves the old bundle, and nothing to return
+to until it is repeated.
 """
 
 import hashlib

@@ -1,0 +1,1 @@
+"""Small machines: one core, one gigabyte, aarch64."""

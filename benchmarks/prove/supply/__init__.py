@@ -1,0 +1,1 @@
+"""Supply chain: what bundles are made of, known vulnerabilities, wheels that can be made again."""

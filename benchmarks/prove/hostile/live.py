@@ -161,7 +161,8 @@ def _attempt(rig: Rig, hostile: _Hostile, good: bytes) -> tuple[str, str]:
 
 @contextmanager
 def _rig(work: Path) -> Iterator[Rig]:
-    from benchmarks.agent.rig import Mosquitto, stop
+    from benchmarks.agent.mosquitto import Mosquitto
+    from benchmarks.agent.rig import stop
     from benchmarks.prove.hostile.world import World
 
     world = World(work)

@@ -254,7 +254,7 @@ def test_the_model_appears_only_with_its_plan(data, tmp_path):
 
 
 def test_training_that_diverges_says_so(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("deepfusion_toolkit.harden.loss.WEIGHT", float("nan"))
+    monkeypatch.setattr("deepfusion_toolkit.harden.loss.LIGHT", float("nan"))
     with pytest.raises(ModelError, match="diverged at step 0"):
         hardened(data, tmp_path / "h")
     assert [p.name for p in (tmp_path / "h").iterdir()] == ["m.work"]

@@ -58,7 +58,8 @@ coverage: $(STAMP) ## docs/coverage.md: which architectures can be eroded, expor
 
 prove: $(STAMP) ## hostile input, fuzzing, faults, a year in an hour: prove/prove.html, an hour and more
 	@mkdir -p prove
-	@PATH="$(BROKER_PATH)" OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks prove --json prove/prove.json
+	@PATH="$(BROKER_PATH)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --long -m long && long=0 || long=1; \
+	PATH="$(BROKER_PATH)" OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks prove --json prove/prove.json && exit $$long
 
 # -k: every part runs whatever the others say, and the exit code is not 0 if one of them failed.
 test: $(STAMP) ## every check and every test

@@ -23,6 +23,7 @@ _INSTALL = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gpu", action="store_true", help="run the tests marked gpu too")
+    parser.addoption("--long", action="store_true", help="run the tests marked long too")
     parser.addoption(
         "--update-goldens", action="store_true", help="write files that tests compare, anew"
     )
@@ -35,9 +36,8 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--gpu"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    unasked = [name for name in ("gpu", "long") if not config.getoption(f"--{name}")]
+    left_out = [item for item in items if any(map(item.get_closest_marker, unasked))]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]

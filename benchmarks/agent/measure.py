@@ -2,11 +2,11 @@
 
 import argparse
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import parts as parts_of
 from benchmarks.agent import delivery, faults, memory, speed, start
 from benchmarks.agent.command import PARTS
 from benchmarks.latency import page
@@ -44,19 +44,16 @@ _SCHEMA = 1
 def run(options: argparse.Namespace) -> int:
     """Measure the parts that are asked for, or missing; returns the exit code."""
     parts = {} if not options.json.exists() else _read(options.json)
-    with tempfile.TemporaryDirectory(prefix="deepfusion-bench-") as name:
-        for part in options.part or PARTS:
-            if part in parts and not (options.again or options.part):
-                continue
-            work = Path(name, part)
-            work.mkdir()
-            parts[part] = MEASURES[part](options, work) | {"machine": page.machine()}
-            _write(options.json, parts)
-    _write(options.json, parts)
+    measures = {part: _on_this_machine(MEASURES[part]) for part in PARTS}
+    parts_of.run(options, measures, parts, lambda: _write(options.json, parts))
     figures = summary(parts)
     rows = [(key, figures[key], goal) for key, (_, goal) in GOALS.items()]
     table("the agent", ("figure", "measured", "goal"), [tuple(map(_word, row)) for row in rows])
     return 0
+
+
+def _on_this_machine(part: Part) -> Part:
+    return lambda options, work: part(options, work) | {"machine": page.machine()}
 
 
 def summary(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:

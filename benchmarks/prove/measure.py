@@ -2,11 +2,11 @@
 
 import argparse
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import parts as parts_of
 from benchmarks.latency import page as machine_page
 from benchmarks.prove import page
 from benchmarks.prove.faults import measure as faults
@@ -50,15 +50,7 @@ _SCHEMA = 1
 def run(options: argparse.Namespace) -> int:
     """Prove the parts that are asked for, or missing; returns the exit code."""
     parts = {} if not options.json.exists() else _read(options.json)
-    with tempfile.TemporaryDirectory(prefix="deepfusion-prove-") as name:
-        for part in options.part or MEASURES:
-            if part in parts and not (options.again or options.part):
-                continue
-            work = Path(name, part)
-            work.mkdir()
-            parts[part] = MEASURES[part](options, work)
-            _write(options.json, parts)
-    _write(options.json, parts)
+    parts_of.run(options, MEASURES, parts, lambda: _write(options.json, parts))
     found = summary(parts)
     html = options.html or options.json.with_suffix(".html")
     write_html(html, page.make(parts, found, machine_page.machine()))

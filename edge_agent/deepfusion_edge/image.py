@@ -6,6 +6,7 @@ is ignored: a fixed camera does not rotate. Sizes are checked from the header, b
 """
 
 import io
+import re
 import struct
 import warnings
 from typing import NamedTuple
@@ -25,7 +26,8 @@ Pixels = npt.NDArray[np.uint8]
 GraphImage = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 _STRIP_PIXELS = 2**21
 _PNG_HEAD = 33  # signature and IHDR chunk
-_MARK = 0xFF
+_MARKER = re.compile(rb"\xff{1,4096}([^\xff])")  # with fill bytes before it (ITU-T T.81, B.1.1.2)
+_MOST_SEGMENTS = 4096  # before the frame; the largest colour profile takes 255
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _USE_8_BIT = "convert it to an 8-bit grey or RGB PNG or JPEG"
 
@@ -57,16 +59,16 @@ def read_header(data: bytes) -> Header:
 
 def _jpeg_header(data: bytes) -> Header:
     at = 2
-    while at + 9 <= len(data) and data[at] == _MARK:
-        marker = data[at + 1]
-        if marker == _MARK:  # fill byte
-            at += 1
-            continue
-        (length,) = struct.unpack(">H", data[at + 2 : at + 4])
-        if marker in _START_OF_FRAME:
-            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+    for _ in range(_MOST_SEGMENTS):
+        found = _MARKER.match(data, at)
+        if not found or found.end() + 7 > len(data):
+            break
+        at = found.end()
+        (length,) = struct.unpack(">H", data[at : at + 2])
+        if found[1][0] in _START_OF_FRAME:
+            height, width = struct.unpack(">HH", data[at + 3 : at + 7])
             return Header("JPEG", width, height)
-        at += 2 + max(length, 2)
+        at += max(length, 2)
     raise InputError("JPEG without a frame header (truncated?)", "replace the file")
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 VERSIONS = sorted({RUNNING, "3.10", "3.12", "3.13"})
+LONG = {"3.11", "3.12"}
+"""In between: left to the long tests."""
 MOST_INSTALLED_MB = 220
 UNREACHABLE = (
     "Failed to establish a new connection",
@@ -68,7 +70,11 @@ def device_wheel(tmp_path_factory):
     return into / done.stdout.split()[-1]
 
 
-@pytest.fixture(scope="session", params=VERSIONS)
+def versions():
+    return [pytest.param(v, marks=[pytest.mark.long] if v in LONG else []) for v in VERSIONS]
+
+
+@pytest.fixture(scope="session", params=versions())
 def bare(request, device_wheel, tmp_path_factory):
     """Give the scripts folder of a virtual environment that holds the device's wheel alone."""
     python = interpreter(request.param)
@@ -77,7 +83,11 @@ def bare(request, device_wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"bare-{request.param}") / "venv"
     made = run(python, "-m", "venv", folder)
     assert made.returncode == 0, made.stdout + made.stderr
-    install = ("-m", "pip", "--disable-pip-version-check", "install", "-q", "--retries", "1")
+    install = ["-m", "pip", "--disable-pip-version-check", "install", "-q", "--retries", "1"]
+    if request.param == "3.10":
+        # the last ONNX Runtime for it brings sympy, which nothing here imports: compiled, it would
+        # be 20 MB too much, so the documents ask for this option there
+        install.append("--no-compile")
     done = run(folder / "bin" / "python", *install, f"{device_wheel}[ort]")
     if done.returncode != 0 and any(sign in done.stderr for sign in UNREACHABLE):
         pytest.skip("pip cannot reach a package registry, so no bare environment can be filled")
@@ -98,16 +108,11 @@ def test_every_module_imports_without_the_toolkits_packages(bare):
 @pytest.mark.slow
 def test_with_onnx_runtime_it_fits_on_a_device(bare):
     (site,) = bare.parent.glob("lib/python*/site-packages")
-    version = (int(part) for part in site.parent.name.removeprefix("python").split("."))
-    # On 3.10, the last ONNX Runtime brings sympy, which nothing here imports: the documents ask for
-    # pip's --no-compile there, without which it is 20 MB too much.
-    skipped = {".pyc"} if tuple(version) < (3, 11) else set()
     files = [
         path
         for path in site.rglob("*")
         if path.is_file()
         and not path.is_symlink()
-        and path.suffix not in skipped
         and path.relative_to(site).parts[0].split("-")[0] not in {"pip", "setuptools"}
     ]
     megabytes = sum(path.stat().st_size for path in files) / 1e6

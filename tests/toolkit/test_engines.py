@@ -126,7 +126,7 @@ def test_an_error_of_a_worker_is_one_line(data, tmp_path, capsys):
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 def test_ctrl_c_leaves_no_process_and_the_rest_is_done_here(tmp_path):
     data, out = nets.random_folder(tmp_path / "clean", each=12), tmp_path / "out"
-    long = ("--steps", 120, "--batch", 2)  # many short chunks: the signal comes between them
+    long = ("--steps", 50, "--batch", 2)  # many short chunks: the signal comes between them
     argv = command(data, out, *long, "--engine", "processes", "--workers", 2, "--threads", 1)
     # a shell's background job ignores the signal, and hands that down to its children
     heard = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "

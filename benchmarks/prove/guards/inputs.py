@@ -26,6 +26,7 @@ IMAGES = {
         'raise InputError("JPEG without a frame header (truncated?)", "replace the file")',
         'return Header("JPEG", 1, 1)',
     ),
+    "segments of a JPEG": Guard("image", "_MOST_SEGMENTS = 4096", "_MOST_SEGMENTS = 2**30"),
     "end of pixels": Guard(
         "image", "        OSError,\n        SyntaxError,", "        SyntaxError,"
     ),

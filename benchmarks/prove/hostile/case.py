@@ -92,7 +92,7 @@ def attempt(case: Case, world: World) -> tuple[str, str]:
     if name != case.error:
         return f"{name or 'no error'} instead of {case.error or 'an answer'}", said
     if re.search(case.says, said) is None:
-        return f"does not say {case.says!r}", said
+        return f"does not say {case.says!r} but {said[:600]!r}", said
     return left_behind(case, world), said
 
 

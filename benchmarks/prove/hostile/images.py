@@ -275,7 +275,13 @@ CASES = (
     _picture(
         "a JPEG of fill bytes",
         "frame of a JPEG",
-        lambda: b"\xff\xd8" + b"\xff" * 2**20,
+        lambda: b"\xff\xd8" + b"\xff" * 2**26,
+        "JPEG without a frame header",
+    ),
+    _picture(
+        "a JPEG of a million segments",
+        "segments of a JPEG",
+        lambda: b"\xff\xd8" + b"\xff\xfe\x00\x02" * 2**20 + _jpeg()[2:],
         "JPEG without a frame header",
     ),
     Case("an EXIF that names itself", "", _judged(_exif_loop), "judged as "),

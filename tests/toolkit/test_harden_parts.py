@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from deepfusion_edge import fusion
 from deepfusion_edge.erosion import Site
@@ -20,7 +21,8 @@ from deepfusion_toolkit.harden.budget import blend
 from deepfusion_toolkit.harden.checkpoint import Epoch, State
 from deepfusion_toolkit.harden.images import Images, images_of
 from deepfusion_toolkit.harden.judge import Exam, Figures, auroc, examine
-from deepfusion_toolkit.harden.lessons import Transfer, stream
+from deepfusion_toolkit.harden.learner import Learner
+from deepfusion_toolkit.harden.lessons import OnItself, Transfer, stream
 from deepfusion_toolkit.harden.loss import (
     LIGHT,
     MARGIN,
@@ -32,7 +34,14 @@ from deepfusion_toolkit.harden.loss import (
 from deepfusion_toolkit.harden.pool import Examples, Workshop, sources_of
 from deepfusion_toolkit.harden.search import Point, pareto, ranked
 from deepfusion_toolkit.harden.settings import Settings
-from deepfusion_toolkit.harden.training import GOOD, PATIENCE, best, detector_first, stopped
+from deepfusion_toolkit.harden.training import (
+    GOOD,
+    PATIENCE,
+    best,
+    detector_first,
+    stopped,
+    teacher_of,
+)
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.surgery import Work, erode, find_sites
 from deepfusion_toolkit.surgery.graph import trace
@@ -145,7 +154,9 @@ def test_clean_images_are_turned_and_pairs_are_not():
     pixels[..., 0] = 100  # the left half
     images = Images(pixels, torch.tensor([0]), ("a",))
     example = Examples(torch.where(pixels > 0, 120, 0).byte(), torch.tensor([0]))
-    teacher = Transfer(images, [example], [1.0], (across,), lambda x: torch.ones(len(x), 1), 1)
+    teacher = Transfer(
+        images, [example], [1.0], (across,), lambda x: torch.ones(len(x), 1), None, 1
+    )
     shown = teacher.lesson(torch.zeros(20, dtype=torch.long), stream(0, "t")).images
     bright = (shown[:, 0, 0] > 0).tolist()
     assert {tuple(one) for one in bright[:20]} == {(True, False), (False, True)}
@@ -177,7 +188,7 @@ def test_a_lesson_has_clean_images_and_pairs_of_likely_sources():
         asked.append(shown)
         return torch.tensor([[0.25, 0.75]]).expand(len(shown), -1)
 
-    teacher = Transfer(images, examples, [0.0, 1.0], (), undefended, 2)
+    teacher = Transfer(images, examples, [0.0, 1.0], (), undefended, None, 2)
     lesson = teacher.lesson(torch.tensor([1, 1, 1, 1, 1, 1]), stream(0, "t"))
     assert lesson.attacked == 6
     shown = torch.round(lesson.images * 255)
@@ -195,6 +206,66 @@ def test_a_lesson_has_clean_images_and_pairs_of_likely_sources():
     assert lesson.wanted[:6].tolist() == [[0.125, 0.875]] * 6
     again = teacher.lesson(torch.tensor([1, 1, 1, 1, 1, 1]), stream(0, "t"))
     assert torch.equal(lesson.images, again.images)
+
+
+def eroded_end(base):
+    sites = find_sites(trace(base.core, base.size), ("activation",), {"activation": 0.2})
+    return erode(base, sites[-1:])
+
+
+def test_half_of_the_attacked_images_are_made_on_the_model_as_it_is():
+    base = nets.classifier(nets.public)
+    model = Defended(eroded_end(base))
+    draw = stream(0, "own")
+    pixels = torch.randint(0, 256, (4, 3, *base.size), generator=draw, dtype=torch.uint8)
+    images = Images(pixels, torch.tensor([0, 1, 0, 1]), tuple("abcd"))
+    same = Examples(pixels, torch.arange(4))  # a pool that moves nothing
+    itself = OnItself(model, Settings(eps=4), 3)
+
+    def undefended(shown):
+        return torch.ones(len(shown), base.classes)
+
+    def lesson(seed):
+        teacher = Transfer(images, [same], [1.0], (), undefended, itself, base.classes)
+        return teacher.lesson(torch.arange(4), stream(seed, "t")).images
+
+    found = lesson(0)
+    moved = ((found[8:] - found[4:8]) * 255).flatten(1)
+    assert moved[2:].abs().max() == 0
+    assert (moved[:2].abs().amax(1).round() == 4).all()
+    assert torch.allclose(moved, moved.round(), atol=1e-3)
+    assert torch.equal(found, lesson(0))  # the seed decides
+    assert not torch.equal(found[8:], lesson(1)[8:])
+
+    def right(shown, labels):
+        ones = torch.ones(len(shown), 1, *model.widths)
+        return float(functional.cross_entropy(model(shown, ones).fused.log(), labels))
+
+    made = itself(images, stream(1, "own"))
+    noise = (torch.rand(made.shape, generator=draw) * 8 - 4).round() / 255
+    noisy = (images.pixels / 255 + noise).clamp(0, 1)
+    assert right(made, images.labels) > right(noisy, images.labels)  # and not noise
+    with torch.no_grad():
+        next(model.parameters()).mul_(-1)  # the model goes on
+    assert not torch.equal(made, itself(images, stream(1, "own")))
+
+
+def test_as_long_as_attacks_are_only_told_none_is_made_on_the_model():
+    teachers = [teacher_at(unseen) for unseen in (GOOD + 0.1, GOOD - 0.1)]
+    assert [teacher.itself is None for teacher in teachers] == [True, False]
+
+
+def teacher_at(unseen):
+    """Give what the second epoch is taught by."""
+    base = nets.classifier(nets.public)
+    eroded = eroded_end(base)
+    settings = Settings(epochs=9)
+    learner = Learner(Defended(eroded), settings, 4, base.classes)
+    images = Images(torch.zeros(4, 3, *base.size).byte(), torch.zeros(4).long(), tuple("abcd"))
+    examples = [Examples(images.pixels, torch.arange(4))]
+    epoch = Epoch(1, 1.0, Figures(0.5, {"a": 0.5}, 0.5), {}, True, unseen)
+    state = State(learner.weights, {}, epochs=[epoch])
+    return teacher_of(learner, images, examples, Exam(images, {"a": images}), (), state)
 
 
 def test_only_turns_that_the_model_does_not_mind_are_used():

@@ -19,6 +19,10 @@ from deepfusion_toolkit.training import Turn, turned
 
 PGD_STEPS = 7
 """Madry et al., ICLR 2018, train on seven."""
+OWN_STEPS = 3
+"""Of attacks on the model in training that stand beside transfer examples."""
+OWN = 0.5
+"""Their share of the attacked images."""
 
 HEED = 0.5
 """Weight of the undefended model's answers beside the labels."""
@@ -41,6 +45,34 @@ class Teacher(Protocol):
 
 
 @dataclass
+class OnItself:
+    """Attacks the model as it is now by PGD, each image through a member of its own."""
+
+    model: Defended
+    settings: Settings
+    steps: int
+    attack: attacks.Settings = field(init=False)
+
+    def __post_init__(self) -> None:
+        eps, seed = self.settings.eps, self.settings.seed
+        plain = attacks.settings_for("pgd", passes=self.steps, surrogates=1, eps=eps, seed=seed)
+        self.attack = replace(plain, erosion=1.0)
+
+    def __call__(self, images: Images, draw: torch.Generator) -> Tensor:
+        """Attacked images [N, 3, H, W] in [0, 1], whole steps of 1/255."""
+        seed = int(torch.randint(MAX_SEED, (1,), generator=draw))
+        device = next(self.model.parameters()).device
+        made = attacks.attack(
+            [FusedNetwork(self.model, 1)],
+            (images.pixels / 255).to(device),
+            images.labels.to(device),
+            images.keys,
+            replace(self.attack, seed=seed),
+        )
+        return torch.round(made.images.cpu() * 255) / 255
+
+
+@dataclass
 class Transfer:
     """Clean images, and as many examples of the pool beside the clean images they were made of.
 
@@ -50,6 +82,11 @@ class Transfer:
     others half of it or more: the score shall not be asked to tell a clean image from one that is
     nearly so. Pairs are not turned or mirrored: an attack keeps the orientation of the nets it was
     crafted on, and turned ones cost robustness. The other clean images are.
+
+    Half of the attacked images are not of the pool but made on the model itself. Alone, examples of
+    few surrogates teach what these surrogates' perturbations look like, not robustness: against
+    nets that were not among them, accuracy stays low. While attacks are only learned to be told
+    (``itself`` is None), all are of the pool.
 
     What is wanted of all of them is in part what the undefended model says of the clean image
     (Furlanello et al., ICML 2018): labels alone are soon learned by heart, and clean accuracy on
@@ -61,6 +98,7 @@ class Transfer:
     weights: Sequence[float]
     turns: Sequence[Turn]
     undefended: Callable[[Tensor], Tensor]
+    itself: OnItself | None
     classes: int
 
     def lesson(self, chosen: Tensor, draw: torch.Generator) -> Lesson:
@@ -75,14 +113,17 @@ class Transfer:
         origin = torch.stack([e.origin[n] for e, n in zip(pairs, at, strict=True)])
         full = torch.stack([e.pixels[n] for e, n in zip(pairs, at, strict=True)]).float()
         base = self.images.pixels[origin].float()
-        moved = torch.round(base + part * (full - base))
+        moved = torch.round(base + part * (full - base)) / 255
+        if self.itself is not None:
+            own = round(OWN * count)
+            moved[:own] = self.itself(self.images.some(origin[:own].tolist()), draw)
         shown = turned(self.images.pixels[chosen] / 255, self.turns, draw)
         clean = torch.cat((shown, base / 255))
         labels = functional.one_hot(
             self.images.labels[torch.cat((chosen, origin))], self.classes
         ).float()
         wanted = torch.lerp(labels, self.undefended(clean), HEED)
-        images = torch.cat((clean, moved / 255))
+        images = torch.cat((clean, moved))
         return Lesson(images, torch.cat((wanted, wanted[count:])), count)
 
 
@@ -91,30 +132,16 @@ class Adversarial:
     """Clean images, and the same ones attacked on the model as it is now (Madry et al., 2018)."""
 
     images: Images
-    model: Defended
-    settings: Settings
+    itself: OnItself
     turns: Sequence[Turn]
     classes: int
-    attack: attacks.Settings = field(init=False)
-
-    def __post_init__(self) -> None:
-        plain = attacks.settings_for(
-            "pgd", passes=PGD_STEPS, surrogates=1, eps=self.settings.eps, seed=self.settings.seed
-        )
-        self.attack = replace(plain, erosion=1.0)  # through the members, each with its own draw
 
     def lesson(self, chosen: Tensor, draw: torch.Generator) -> Lesson:
         """The batch of these clean images [N] and themselves attacked."""
-        clean = turned(self.images.pixels[chosen] / 255, self.turns, draw)
-        labels = self.images.labels[chosen]
-        seed = int(torch.randint(MAX_SEED, (1,), generator=draw))
-        device = next(self.model.parameters()).device
-        keys = [self.images.keys[n] for n in chosen.tolist()]
-        attack = replace(self.attack, seed=seed)
-        network = FusedNetwork(self.model, 1)
-        made = attacks.attack([network], clean.to(device), labels.to(device), keys, attack)
-        moved = torch.round(made.images.cpu() * 255) / 255
-        wanted = functional.one_hot(labels.repeat(2), self.classes).float()
+        some = self.images.some(chosen.tolist())
+        clean = turned(some.pixels / 255, self.turns, draw)
+        moved = self.itself(some._replace(pixels=torch.round(clean * 255).to(torch.uint8)), draw)
+        wanted = functional.one_hot(some.labels.repeat(2), self.classes).float()
         return Lesson(torch.cat((clean, moved)), wanted, len(chosen))
 
 

@@ -13,7 +13,15 @@ from deepfusion_toolkit.harden.checkpoint import Epoch, Identity, State
 from deepfusion_toolkit.harden.images import Images
 from deepfusion_toolkit.harden.judge import Exam, examine
 from deepfusion_toolkit.harden.learner import Learner, answers
-from deepfusion_toolkit.harden.lessons import Adversarial, Distillation, Teacher, Transfer
+from deepfusion_toolkit.harden.lessons import (
+    OWN_STEPS,
+    PGD_STEPS,
+    Adversarial,
+    Distillation,
+    OnItself,
+    Teacher,
+    Transfer,
+)
 from deepfusion_toolkit.harden.pool import Examples
 from deepfusion_toolkit.harden.settings import Settings
 from deepfusion_toolkit.report.terminal import progress
@@ -121,7 +129,8 @@ def teacher_of(
     """What the next epoch is taught by."""
     settings, classes = learner.settings, learner.classes
     if settings.method == "adversarial":
-        return Adversarial(images, learner.model, settings, turns, classes)
+        itself = OnItself(learner.model, settings, PGD_STEPS)
+        return Adversarial(images, itself, turns, classes)
     if settings.method == "distillation":
         if len(state.epochs) >= settings.epochs // 2 and state.soft is None and state.epochs:
             state.soft = _softened(learner, images)
@@ -129,7 +138,10 @@ def teacher_of(
     last = list(state.epochs[-1].figures.robust.values()) if state.epochs else [0.0] * len(examples)
     counts = [len(one.keys) for one in exam.attacked.values()]
     undefended = partial(answers, learner.undefended)
-    return Transfer(images, examples, sampling.weights(last, counts), turns, undefended, classes)
+    first = detector_first(state.epochs, settings)
+    itself = None if first else OnItself(learner.model, settings, OWN_STEPS)
+    weights = sampling.weights(last, counts)
+    return Transfer(images, examples, weights, turns, undefended, itself, classes)
 
 
 def _softened(learner: Learner, images: Images) -> Tensor:

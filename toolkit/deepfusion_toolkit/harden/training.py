@@ -129,8 +129,7 @@ def teacher_of(
     """What the next epoch is taught by."""
     settings, classes = learner.settings, learner.classes
     if settings.method == "adversarial":
-        itself = OnItself(learner.model, settings, PGD_STEPS)
-        return Adversarial(images, itself, turns, classes)
+        return Adversarial(images, OnItself(learner.model, settings, PGD_STEPS), turns, classes)
     if settings.method == "distillation":
         if len(state.epochs) >= settings.epochs // 2 and state.soft is None and state.epochs:
             state.soft = _softened(learner, images)

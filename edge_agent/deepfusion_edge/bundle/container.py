@@ -7,6 +7,7 @@ from the signed manifest and compares. So every trick of the format (a second me
 name, ``..``, a link, a bomb, bytes before, between or behind) is a difference and is refused.
 """
 
+import errno
 import os
 import stat
 import struct
@@ -244,7 +245,12 @@ class _Directory:
         path = self._path / name
         with reading(path):
             # Not blocking, so that a FIFO of that name cannot stop the installation for ever.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise TrustError(f"{path} is a link, not a file", _AGAIN) from error
+                raise
             with os.fdopen(descriptor, "rb") as stream:
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode) or status.st_size > limit:

@@ -3,6 +3,7 @@
 A terminal gets a bar with the time left; a log gets a plain line every few seconds instead.
 """
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from deepfusion_toolkit.report.sections import Cell
 
 LOG_EVERY_S = 5.0
 _WIDE = 500
+_FIGURE = re.compile(r"$|[-+<>]?\.?\d|-$|not |none")  # or that there is none
 
 Advance = Callable[[int], None]
 
@@ -96,7 +98,7 @@ def table(
     *,
     stream: TextIO | None = None,
 ) -> None:
-    """Print a table to stdout (or the stream); all columns but the first are set to the right.
+    """Print a table to stdout (or the stream); columns of figures are set to the right.
 
     Args:
         title: shown above it.
@@ -108,12 +110,16 @@ def table(
         ValueError: a row has another number of cells than there are columns.
     """
     grid = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
-    for index, column in enumerate(columns):
-        grid.add_column(Text(column), justify="right" if index else "left", overflow="fold")
+    shown = []
     for row in rows:
         if len(row) != len(columns):
             raise ValueError(f"row of {len(row)} cells under {len(columns)} columns: {row}")
-        grid.add_row(*(Text(f"{c:.3g}" if isinstance(c, float) else str(c)) for c in row))
+        shown.append([f"{c:.3g}" if isinstance(c, float) else str(c) for c in row])
+    for index, column in enumerate(columns):
+        figures = index and all(_FIGURE.match(row[index]) for row in shown)
+        grid.add_column(Text(column), justify="right" if figures else "left", overflow="fold")
+    for cells in shown:
+        grid.add_row(*map(Text, cells))
     out = sys.stdout if stream is None else stream
     console = Console(file=out) if out.isatty() else Console(file=out, width=_WIDE)
     console.print(grid)

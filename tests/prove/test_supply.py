@@ -35,12 +35,18 @@ def test_advisories_are_read():
     assert audit.read(answer(package("a"))) == []
 
 
+def test_what_is_known_is_said_although_others_were_not_judged():
+    left_out = {"name": "a", "skip_reason": "not found"}
+    assert [one.name for one in audit.read(answer(left_out, package("b", "CVE-1")))] == ["CVE-1"]
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
         ("", "Name or service not known"),
         ("{}", "Name or service not known"),
-        (answer({"name": "a", "skip_reason": "not found"}), "a: not found"),
+        (answer({"name": "a", "skip_reason": "not found"}), "1 of 1 .*a: not found"),
+        (answer({"name": "a", "skip_reason": "not found"}, package("b")), "1 of 2"),
     ],
 )
 def test_what_was_not_judged_is_said(text, why):

@@ -61,7 +61,8 @@ def read(answer: str, errors: str = "") -> list[Advisory]:
     """Read what pip-audit wrote.
 
     Raises:
-        UnreachableError: it is no list of packages, or a package was left out.
+        UnreachableError: it is no list of packages; or a package was left out, and of the others
+            nothing is known.
     """
     try:
         packages = json.loads(answer)["dependencies"]
@@ -78,8 +79,11 @@ def read(answer: str, errors: str = "") -> list[Advisory]:
         raise UnreachableError(
             f"pip-audit got no advisories: {last}", "run it where the network can be reached"
         ) from error
-    if left_out:
-        raise UnreachableError(f"not every package was judged: {left_out[0]}", "see its advisories")
+    if left_out and not found:
+        raise UnreachableError(
+            f"{len(left_out)} of {len(packages)} packages were not judged: {left_out[0]}",
+            "see its advisories",
+        )
     return found
 
 

@@ -169,10 +169,12 @@ class World:
             green[..., 1] = 255
             judge.take(judge.prepare(frame._replace(content=green, sequence=1)))
             told = [json.loads(event.body) for event in box.peek(10)]
-        if told[-1].get("class") != "green":
-            return f"the next frame was not judged: {told[-1]}"
-        alerts = [f"alert {one['kind']}: {one['reason']}" for one in told[:-1] if "kind" in one]
-        return "; ".join(alerts) or f"judged as {told[0]['class']}"
+        first, after = ([one for one in told if one["sequence"] == n] for n in (0, 1))
+        if [one["class"] for one in after if "class" in one] != ["green"]:
+            return f"the next frame was not judged: {after}"
+        # Of a hundred clean frames one is flagged, by a draw that is secret: no matter here.
+        judged = [f"judged as {one['class']}" for one in first if "class" in one]
+        return (judged or [f"alert {one['kind']}: {one['reason']}" for one in first])[0]
 
     def sign(
         self,

@@ -74,7 +74,7 @@ def test_the_ranking_asks_for_its_margin_and_no_more():
 def test_the_loss_is_cross_entropy_where_nothing_is_attacked():
     logits = torch.tensor([[[2.0, 0.0]], [[0.0, 2.0]]])
     told = torch.zeros(2, 1)
-    found = loss_of(logits, torch.ones(2, 1, 3), told, torch.tensor([[1.0, 0.0]]), 0, 2.0)
+    found = loss_of(logits, torch.ones(2, 1, 3), told, torch.tensor([[1.0, 0.0]]), 0, 0, 2.0)
     wanted = (log(1 + e**-1) + log(1 + e)) / 2
     assert float(found.total(detector_first=False)) == pytest.approx(wanted, rel=1e-5)
 
@@ -86,7 +86,7 @@ def test_clean_and_attacked_images_weigh_the_same_however_many():
     features[1, 2] = 9.0  # and its score so high that the ranking is content
     wanted = torch.tensor([[1.0, 0.0]] * 3)
     told = torch.tensor([[0.0, 2.0, 1.0]] * 2)  # one of the clean ones looks attacked
-    found = loss_of(logits, features, told, wanted, 1, 1.0)
+    found = loss_of(logits, features, told, wanted, 1, 1, 1.0)
     right = (log(2) + log(1 + e**2)) / 2
     assert float(found.right) == pytest.approx(right, rel=1e-5)
     assert found.ranked == 0
@@ -96,6 +96,18 @@ def test_clean_and_attacked_images_weigh_the_same_however_many():
     assert float(total) == pytest.approx(right + WEIGHT * unseen, rel=1e-5)
     first = found.total(detector_first=True)
     assert float(first) == pytest.approx(unseen + LIGHT * right, rel=1e-5)
+
+
+def test_attacked_images_that_are_not_scored_count_for_the_classes_alone():
+    draw = torch.Generator().manual_seed(0)
+    logits, features = (torch.randn(2, 5, n, generator=draw) for n in (2, 4))
+    told, wanted = torch.randn(2, 5, generator=draw), torch.full((5, 2), 0.5)
+    found = loss_of(logits, features, told, wanted, 3, 2, 1.0)
+    kept = torch.tensor([0, 1, 3, 4])  # the third image is attacked and not scored
+    without = [part[:, kept] for part in (logits, features, told)]
+    other = loss_of(*without, wanted[kept], 2, 2, 1.0)
+    assert (found.ranked, found.detected) == (other.ranked, other.detected)
+    assert found.right != other.right
 
 
 def test_the_detector_comes_first_until_it_is_good_but_not_for_long():
@@ -190,7 +202,7 @@ def test_a_lesson_has_clean_images_and_pairs_of_likely_sources():
 
     teacher = Transfer(images, examples, [0.0, 1.0], (), undefended, None, 2)
     lesson = teacher.lesson(torch.tensor([1, 1, 1, 1, 1, 1]), stream(0, "t"))
-    assert lesson.attacked == 6
+    assert lesson.attacked == lesson.scored == 6
     shown = torch.round(lesson.images * 255)
     assert shown[:6].max() == 0
     # what an example differs in from its own clean image is the attack alone
@@ -227,15 +239,16 @@ def test_half_of_the_attacked_images_are_made_on_the_model_as_it_is():
 
     def lesson(seed):
         teacher = Transfer(images, [same], [1.0], (), undefended, itself, base.classes)
-        return teacher.lesson(torch.arange(4), stream(seed, "t")).images
+        return teacher.lesson(torch.arange(4), stream(seed, "t"))
 
-    found = lesson(0)
+    assert (lesson(0).attacked, lesson(0).scored) == (4, 2)
+    found = lesson(0).images
     moved = ((found[8:] - found[4:8]) * 255).flatten(1)
     assert moved[2:].abs().max() == 0
     assert (moved[:2].abs().amax(1).round() == 4).all()
     assert torch.allclose(moved, moved.round(), atol=1e-3)
-    assert torch.equal(found, lesson(0))  # the seed decides
-    assert not torch.equal(found[8:], lesson(1)[8:])
+    assert torch.equal(found, lesson(0).images)  # the seed decides
+    assert not torch.equal(found[8:], lesson(1).images[8:])
 
     def right(shown, labels):
         ones = torch.ones(len(shown), 1, *model.widths)

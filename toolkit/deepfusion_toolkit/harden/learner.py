@@ -121,6 +121,7 @@ class Learner:
             self._detector(features).squeeze(-1),
             lesson.wanted.to(logits.device),
             lesson.attacked,
+            lesson.scored,
             self.settings.temperature if self.settings.method == "distillation" else 1.0,
         )
 

@@ -29,11 +29,19 @@ HEED = 0.5
 
 
 class Lesson(NamedTuple):
-    """One batch: images [M, 3, H, W] in [0, 1], probabilities [M, C]; the last ones attacked."""
+    """One batch: clean images, then attacked ones.
+
+    Attributes:
+        images: [M, 3, H, W] in [0, 1].
+        wanted: probabilities [M, C].
+        attacked: how many are, at the end.
+        scored: how many of these, at the end, the scores shall notice.
+    """
 
     images: Tensor
     wanted: Tensor
     attacked: int
+    scored: int
 
 
 class Teacher(Protocol):
@@ -85,8 +93,9 @@ class Transfer:
 
     Half of the attacked images are not of the pool but made on the model itself. Alone, examples of
     few surrogates teach what these surrogates' perturbations look like, not robustness: against
-    nets that were not among them, accuracy stays low. While attacks are only learned to be told
-    (``itself`` is None), all are of the pool.
+    nets that were not among them, accuracy stays low. The scores are not asked to notice these:
+    they move as the model does, and on PCB images the scores then never settled. While attacks are
+    only learned to be told (``itself`` is None), all are of the pool.
 
     What is wanted of all of them is in part what the undefended model says of the clean image
     (Furlanello et al., ICML 2018): labels alone are soon learned by heart, and clean accuracy on
@@ -114,8 +123,8 @@ class Transfer:
         full = torch.stack([e.pixels[n] for e, n in zip(pairs, at, strict=True)]).float()
         base = self.images.pixels[origin].float()
         moved = torch.round(base + part * (full - base)) / 255
+        own = 0 if self.itself is None else round(OWN * count)
         if self.itself is not None:
-            own = round(OWN * count)
             moved[:own] = self.itself(self.images.some(origin[:own].tolist()), draw)
         shown = turned(self.images.pixels[chosen] / 255, self.turns, draw)
         clean = torch.cat((shown, base / 255))
@@ -124,7 +133,7 @@ class Transfer:
         ).float()
         wanted = torch.lerp(labels, self.undefended(clean), HEED)
         images = torch.cat((clean, moved))
-        return Lesson(images, torch.cat((wanted, wanted[count:])), count)
+        return Lesson(images, torch.cat((wanted, wanted[count:])), count, count - own)
 
 
 @dataclass
@@ -142,7 +151,7 @@ class Adversarial:
         clean = turned(some.pixels / 255, self.turns, draw)
         moved = self.itself(some._replace(pixels=torch.round(clean * 255).to(torch.uint8)), draw)
         wanted = functional.one_hot(some.labels.repeat(2), self.classes).float()
-        return Lesson(torch.cat((clean, moved)), wanted, len(chosen))
+        return Lesson(torch.cat((clean, moved)), wanted, len(chosen), len(chosen))
 
 
 @dataclass
@@ -158,9 +167,9 @@ class Distillation:
         """The batch of these clean images [N]."""
         clean = turned(self.images.pixels[chosen] / 255, self.turns, draw)
         if self.soft is not None:
-            return Lesson(clean, self.soft[chosen], 0)
+            return Lesson(clean, self.soft[chosen], 0, 0)
         labels = self.images.labels[chosen]
-        return Lesson(clean, functional.one_hot(labels, self.classes).float(), 0)
+        return Lesson(clean, functional.one_hot(labels, self.classes).float(), 0, 0)
 
 
 def stream(seed: int, *parts: str | int) -> torch.Generator:

@@ -3,6 +3,7 @@
 from math import log
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -78,6 +79,7 @@ def loss_of(
     told: Tensor,
     wanted: Tensor,
     attacked: int,
+    scored: int,
     temperature: float,
 ) -> Loss:
     """Cross-entropy of all members, the ranking of their scores, and the detector's own loss.
@@ -90,6 +92,7 @@ def loss_of(
         told: [K, N], what a detector makes of the features, see :func:`detection`.
         wanted: probabilities [N, C].
         attacked: how many of the N images are, at the end.
+        scored: how many of these, at the end, shall be noticed; the others only be right.
         temperature: by which logits are divided (Hinton et al., 2015); 1 leaves them.
     """
     members, count, classes = logits.shape
@@ -98,8 +101,10 @@ def loss_of(
     if not attacked:
         return Loss(each.mean(), each.new_zeros(()), each.new_zeros(()))
     clean, moved = each.view(members, count).tensor_split([count - attacked], 1)
+    places = torch.arange(count, device=logits.device)
+    judged = places[(places < count - attacked) | (places >= count - scored)]
     return Loss(
         (clean.mean() + moved.mean()) / 2,
-        ranking(relative_variance(features), attacked),
-        detection(told, attacked),
+        ranking(relative_variance(features[:, judged]), scored),
+        detection(told[:, judged], scored),
     )

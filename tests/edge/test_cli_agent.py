@@ -180,6 +180,13 @@ def test_rollback_returns_to_the_bundle_before(line, make_bundle, capsys):
     assert (status["sequence"], status["outbox"]) == (1, None)
 
 
+def test_status_before_the_outbox_has_its_tables(line, capsys):
+    (line / "state" / "outbox.sqlite").touch()  # as an agent leaves it for some milliseconds
+    assert cli.main(["status", "--state", str(line / "state"), "--json"]) == 0
+    said = capsys.readouterr()
+    assert (json.loads(said.out)["outbox"], said.err) == (None, "")
+
+
 def test_version_and_help(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["--version"])

@@ -137,6 +137,80 @@ def test_no_outbox_has_no_counters(tmp_path):
     assert read_counters(tmp_path, now_s=0) is None
 
 
+@pytest.mark.parametrize("journal", ["DELETE", "WAL"])
+def test_an_outbox_whose_tables_are_not_yet_made_has_no_counters(tmp_path, journal):
+    (tmp_path / DATABASE).touch()
+    assert read_counters(tmp_path, now_s=0) is None
+    making = sqlite3.connect(tmp_path / DATABASE, isolation_level=None)
+    making.execute(f"PRAGMA journal_mode = {journal}")
+    assert read_counters(tmp_path, now_s=0) is None
+    making.execute("BEGIN IMMEDIATE")
+    making.execute("CREATE TABLE event(id INTEGER PRIMARY KEY)")  # of an agent at work on it
+    assert read_counters(tmp_path, now_s=0) is None
+    making.execute("ROLLBACK")
+    making.close()
+    with open_box(tmp_path):
+        counters = read_counters(tmp_path, now_s=0)
+    assert counters is not None
+    assert set(counters) == {0}
+
+
+def test_an_outbox_may_be_looked_at_while_another_process_makes_it(tmp_path):
+    folders = [tmp_path / str(n) for n in range(12)]
+    for folder in folders:
+        folder.mkdir()
+    code = f"""
+        from pathlib import Path
+        from deepfusion_edge.outbox import Outbox
+        for n in range({len(folders)}):
+            folder = Path(r"{tmp_path}") / str(n)
+            with Outbox(folder, max_events=9, max_bytes=2**24, ttl_s=None) as box:
+                box.put("alert", str.encode, now_s=0)
+    """
+    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
+    looks = 0
+    try:
+        for folder in folders:
+            while (counters := read_counters(folder, now_s=0)) is None or not counters.received:
+                looks += 1
+                assert child.poll() in {None, 0}
+    finally:
+        child.kill()
+        child.wait()
+    assert looks > len(folders)
+
+
+def _overwrite(path):
+    path.write_bytes(b"not a database" * 500)
+
+
+def _drop_a_table(path):
+    db = sqlite3.connect(path)
+    db.execute("DROP TABLE counter")
+    db.close()
+
+
+def _bar_the_log(path):
+    path.with_name(f"{path.name}-wal").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (_overwrite, "is damaged"),
+        (_drop_a_table, "is damaged"),
+        (_bar_the_log, "cannot be read"),
+    ],
+)
+def test_counters_that_cannot_be_read_are_told_in_plain_words(tmp_path, damage, says):
+    with open_box(tmp_path):
+        pass
+    damage(tmp_path / DATABASE)
+    with pytest.raises(StorageError, match=says) as caught:
+        read_counters(tmp_path, now_s=0)
+    assert not any(word in str(caught.value) for word in ("no such", "database", "unable"))
+
+
 def test_killed_without_warning_nothing_stored_is_lost(tmp_path):
     program = textwrap.dedent(
         """

@@ -365,21 +365,3 @@ class Outbox:
             yield
         except sqlite3.Error as error:
             raise storage_error(self._path, error) from error
-
-
-def read_counters(state: Path, *, now_s: float) -> Counters | None:
-    """Read the counters beside a running agent, without owning the outbox; None if there is none.
-
-    Raises:
-        StorageError: the database is corrupt or cannot be read.
-    """
-    path = state / DATABASE
-    if not path.is_file():
-        return None
-    try:
-        with contextlib.closing(
-            sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-        ) as db:
-            return count(db, now_s, disk_full=not (state / RESERVE).exists())
-    except sqlite3.Error as error:
-        raise storage_error(path, error) from error

@@ -96,6 +96,21 @@ def move_aside(path: Path) -> Path:
     return target
 
 
+def schema_of(db: sqlite3.Connection, path: Path) -> int:
+    """Return the number of the database's schema, 0 before its tables are made.
+
+    Raises:
+        StorageError: it is of a newer version.
+    """
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if version > _SCHEMA:
+        raise StorageError(
+            f"{path} has schema {version}, this agent knows {_SCHEMA}",
+            "update the agent or move the file away",
+        )
+    return version
+
+
 def token_of(db: sqlite3.Connection) -> str:
     """Return what makes this database's names differ from those of any other."""
     row = db.execute("SELECT token FROM origin").fetchone()
@@ -147,13 +162,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
     db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > _SCHEMA:
-        raise StorageError(
-            f"{path} has schema {version}, this agent knows {_SCHEMA}",
-            "update the agent or move the file away",
-        )
-    if version == 0:
+    if schema_of(db, path) == 0:
         db.executescript(f"BEGIN IMMEDIATE;{_TABLES}")
         db.execute("INSERT INTO origin VALUES (?)", (secrets.token_hex(4),))
         db.execute(f"PRAGMA user_version = {_SCHEMA}")

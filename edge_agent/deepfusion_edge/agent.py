@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
+from deepfusion_edge.alerts import Alerts
 from deepfusion_edge.bundle.history import newest_first
 from deepfusion_edge.commands import start
 from deepfusion_edge.commands.desk import Desk
@@ -32,7 +33,7 @@ from deepfusion_edge.feed import Feed
 from deepfusion_edge.health.seeing import Lately, Living, Seeing
 from deepfusion_edge.health.sensors import read_device
 from deepfusion_edge.health.server import serve
-from deepfusion_edge.judging import Judge, Summary, put_alert
+from deepfusion_edge.judging import Judge, Summary
 from deepfusion_edge.line import Line, load_line, utc_now
 from deepfusion_edge.observer import Everyone, Handed, Observer
 from deepfusion_edge.outbox import Outbox
@@ -138,6 +139,7 @@ class _Agent:
         self._handed = Handed(Everyone(observers))
         # The window at once: a frame of the bundle before must not count for the one after.
         self._observer = Everyone((self._window, self._handed))
+        self._alerts = Alerts(config, outbox, observer=self._observer)
 
     def run(self, load: Callable[[AgentConfig], Line]) -> Summary:
         """Run; see :func:`run_agent`."""
@@ -146,9 +148,9 @@ class _Agent:
         publisher = self._publisher
         if outbox.moved_aside is not None:
             lost = f"corrupt outbox moved to {outbox.moved_aside}, its events are lost"
-            self._alert("outbox", lost)
+            self._alerts.tell("outbox", lost)
         if self._problem is not None:
-            self._alert("commands", self._problem)
+            self._alerts.tell("commands", self._problem)
 
         def publish(drain_timeout_s: float) -> "_Thread":
             def work(finish: threading.Event) -> None:
@@ -166,11 +168,11 @@ class _Agent:
                     self._config,
                     lambda: self._begin(load),
                     now=utc_now(),
-                    told=lambda why: self._alert("bundle", why),
+                    told=lambda why: self._alerts.tell("bundle", why),
                 )
             except DeepFusionError as error:
                 self._watchdog.rest()
-                self._alert("bundle", str(error))
+                self._alerts.tell("bundle", str(error))
                 with publish(min(timeout_s, ALERT_TIMEOUT_S)):
                     raise
             with publish(timeout_s) as self._publishing, self._commands():
@@ -189,11 +191,17 @@ class _Agent:
     def _begin(self, load: Callable[[AgentConfig], Line]) -> Judge:
         """Load the bundle and let nothing be judged before it has passed its warm-up."""
         line = load(self._config)
-        beat = self._watchdog.beat
-        judge = Judge(self._config, line, self._outbox, observer=self._observer, beat=beat)
+        judge = Judge(
+            self._config,
+            line,
+            self._outbox,
+            alerts=self._alerts,
+            observer=self._observer,
+            beat=self._watchdog.beat,
+        )
         judge.warm_up()
         if line.fallback is not None:
-            judge.alert("runtime", line.fallback)
+            self._alerts.tell("runtime", line.fallback)
         bundle = judge.bundle
         log.info("bundle %s %d on %s", bundle.id, bundle.sequence, line.session.provider)
         self._judge = judge
@@ -231,9 +239,11 @@ class _Agent:
                 prepared = feed.take(TURN_S)
                 if prepared is not None:
                     judge.take(prepared)
+                self._alerts.tell_due()
         left = feed.take(0)  # what had left its source before the end is judged too
         if left is not None:
             judge.take(left)
+        self._alerts.tell_due(ending=True)
 
     def _watch(self, finish: threading.Event) -> None:
         """Keep systemd content while the judging thread moves; end the process when it does not."""
@@ -246,8 +256,13 @@ class _Agent:
     def _end_stuck(self) -> None:
         """Say why, give the publisher a moment to deliver it, and end without the stuck thread."""
         error = StuckError.after(self._watchdog.limit_s)
+
+        def tell() -> None:
+            self._alerts.tell_due(ending=True)
+            self._alerts.tell("watchdog", str(error))
+
         # In a thread of its own: the stuck one may be stuck in the outbox and hold its lock.
-        telling = threading.Thread(target=self._alert, args=("watchdog", str(error)), daemon=True)
+        telling = threading.Thread(target=tell, daemon=True)
         telling.start()
         telling.join(ALERT_TIMEOUT_S)
         if self._publishing is not None:
@@ -300,14 +315,10 @@ class _Agent:
         self._observer.source(name, state)
         if state.state == "lost" and name not in self._lost:
             self._lost.add(name)
-            self._alert("source", f"{name} is lost: {state.reason}")
+            self._alerts.tell("source", f"{name} is lost: {state.reason}")
         elif state.state == "connected" and name in self._lost:
             self._lost.discard(name)
-            self._alert("source", f"{name} is connected again")
-
-    def _alert(self, kind: payload.AlertKind, reason: str) -> None:
-        put_alert(self._outbox, self._name, kind, reason, time.time())
-        self._observer.alert(kind, reason, None)
+            self._alerts.tell("source", f"{name} is connected again")
 
 
 class _Thread:

@@ -34,6 +34,7 @@ _SEE = "correct the configuration file"
 
 __all__ = [
     "AgentConfig",
+    "Alerts",
     "CameraSource",
     "FolderSource",
     "HomeAssistant",
@@ -173,6 +174,17 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True):
     drain_timeout_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 30.0
 
 
+class Alerts(Struct, frozen=True, forbid_unknown_fields=True):
+    """How often somebody is told of the same trouble.
+
+    Attributes:
+        repeat_s: a source whose frames fail one after another (kinds ``unreadable`` and ``model``)
+            has one alert at once, then one for all of this time; 0: one for each frame.
+    """
+
+    repeat_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 60.0
+
+
 class Http(Struct, frozen=True, forbid_unknown_fields=True):
     """Status page, ``/metrics`` and ``/healthz``; without this section no port is opened.
 
@@ -202,6 +214,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True):
     model: Model = Model()
     outbox: OutboxLimits = OutboxLimits()
     run: Run = Run()
+    alerts: Alerts = Alerts()
     commands: Commands = Commands()
     updates: Updates = Updates()
     http: Http | None = None

@@ -6,10 +6,11 @@ import statistics
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from deepfusion_edge.alerts import Alerts, Failure
 from deepfusion_edge.bundle.manifest import Preprocess
 from deepfusion_edge.config import AgentConfig
 from deepfusion_edge.erosion import MAX_SEED, Factors, identity, sample, stream_of
@@ -78,6 +79,7 @@ class Judge:
         line: Line,
         outbox: Outbox,
         *,
+        alerts: Alerts,
         observer: Observer | None = None,
         beat: Callable[[], None] = lambda: None,
         now: Callable[[], float] = time.time,
@@ -87,13 +89,15 @@ class Judge:
         Args:
             config: for the agent's name and how the graph is run.
             line: what judges first.
-            outbox: where events go.
-            observer: told of every frame and alert.
+            outbox: where decisions go.
+            alerts: told of what is not as it should be.
+            observer: told of every frame.
             beat: called before and after each run of the graph, for the watchdog.
-            now: seconds since 1970, for alerts and ages.
+            now: seconds since 1970, for ages.
         """
         self.counts: Counter[str] = Counter()
         self.latencies_ms: deque[float] = deque(maxlen=_LATENCIES)
+        self.alerts = alerts
         self._agent = config.mqtt.client_id
         self._seed = config.model.seed
         self._require_gpu = config.model.require_gpu
@@ -216,23 +220,9 @@ class Judge:
         )
         log.info("%s %s/%s: %s", verdict.state, frame.source, frame.name, says)
         if verdict.state != "accept":
-            self.alert(verdict.state, says, subject=subject, about=event)
+            self.alerts.tell(verdict.state, says, subject=subject, about=event)
         self._observer.judged(Judged(frame, pixels, verdict, class_name, None, event, timing))
         self._follow(setting, seen, subject)
-
-    def alert(
-        self,
-        kind: payload.AlertKind,
-        reason: str,
-        *,
-        subject: payload.Subject | None = None,
-        about: str | None = None,
-    ) -> None:
-        """Put an alert into the outbox and the log, and tell the observer."""
-        put_alert(
-            self._outbox, self._agent, kind, reason, self._now(), subject=subject, about=about
-        )
-        self._observer.alert(kind, reason, subject)
 
     def summary(self, *, sent: int, kept: int) -> Summary:
         """Count what was judged so far."""
@@ -272,13 +262,13 @@ class Judge:
     def _fail(
         self,
         prepared: Prepared,
-        kind: Literal["unreadable", "model"],
+        kind: Failure,
         error: DeepFusionError,
         subject: payload.Subject,
         begun: float,
     ) -> None:
         self.counts["reject" if kind == "model" else kind] += 1
-        self.alert(kind, str(error), subject=subject)
+        self.alerts.frame_failed(kind, str(error), subject)
         pixels = None if isinstance(prepared.pixels, DeepFusionError) else prepared.pixels
         timing = self._timing(prepared, begun)
         self._observer.judged(Judged(prepared.frame, pixels, None, None, str(error), None, timing))
@@ -336,10 +326,10 @@ class Judge:
             now = (
                 f"{share} reached {trend.rise:.3f}: all {setting.members} members judge each frame"
             )
-            self.alert("trend", now, subject=subject)
+            self.alerts.tell("trend", now, subject=subject)
         elif before.raised and not after.raised:
             now = f"{share} is back at {trend.fall:.3f}: {policy.start} members judge first"
-            self.alert("trend", now, subject=subject)
+            self.alerts.tell("trend", now, subject=subject)
 
     def _run(self, setting: Setting, image: GraphImage, factors: Factors) -> Outputs:
         begun = time.perf_counter()
@@ -381,33 +371,3 @@ def _pixels(frame: Frame) -> Pixels | DeepFusionError:
         return decode(content, max_pixels=frame.max_pixels)
     except DeepFusionError as error:
         return error
-
-
-def put_alert(
-    outbox: Outbox,
-    agent: str,
-    kind: payload.AlertKind,
-    reason: str,
-    now_s: float,
-    *,
-    subject: payload.Subject | None = None,
-    about: str | None = None,
-) -> None:
-    """Put an alert, perhaps about the decision with id ``about``, into the outbox and the log."""
-
-    def render(name: str) -> bytes:
-        return payload.encode(
-            payload.alert(
-                f"{agent}-{name}",
-                agent=agent,
-                kind=kind,
-                reason=reason,
-                time_s=now_s,
-                subject=subject,
-                decision_id=about,
-            )
-        )
-
-    outbox.put("alert", render, now_s=now_s)
-    where = f"{subject.source}/{subject.frame}: " if subject else ""
-    log.warning("alert %s: %s%s", kind, where, reason)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from deepfusion_edge.fusion import Verdict
 from deepfusion_edge.image import Pixels
-from deepfusion_edge.report.payload import AgentState, AlertKind, SourceState, Subject
+from deepfusion_edge.report.payload import AgentState, Alert, SourceState
 from deepfusion_edge.source.base import Frame
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Observer:
     def source(self, name: str, state: SourceState) -> None:
         """Hear that a source was connected, lost or ended."""
 
-    def alert(self, kind: AlertKind, reason: str, subject: Subject | None) -> None:
+    def alert(self, alert: Alert) -> None:
         """Hear of an alert that went into the outbox."""
 
     def state(self, state: AgentState) -> None:
@@ -89,9 +89,9 @@ class Everyone(Observer):
         """Tell all of them."""
         self._tell("source", name, state)
 
-    def alert(self, kind: AlertKind, reason: str, subject: Subject | None) -> None:
+    def alert(self, alert: Alert) -> None:
         """Tell all of them."""
-        self._tell("alert", kind, reason, subject)
+        self._tell("alert", alert)
 
     def state(self, state: AgentState) -> None:
         """Tell all of them."""
@@ -133,9 +133,9 @@ class Handed(Observer):
         """Tell at once."""
         self._observer.source(name, state)
 
-    def alert(self, kind: AlertKind, reason: str, subject: Subject | None) -> None:
+    def alert(self, alert: Alert) -> None:
         """Tell at once."""
-        self._observer.alert(kind, reason, subject)
+        self._observer.alert(alert)
 
     def state(self, state: AgentState) -> None:
         """Tell at once."""

@@ -28,7 +28,7 @@ class Remote:
                 judge.use(line)
                 then()
                 if line.fallback is not None:
-                    judge.alert("runtime", line.fallback)
+                    judge.alerts.tell("runtime", line.fallback)
 
             self._ask(use)
 

@@ -11,6 +11,7 @@ from deepfusion_edge.fusion import Verdict
 from deepfusion_edge.health.seeing import Living, Seeing
 from deepfusion_edge.health.server import serve
 from deepfusion_edge.observer import Judged, Timing
+from deepfusion_edge.report import payload
 from deepfusion_edge.report.device import Clock, Device, Zone
 from deepfusion_edge.report.payload import AgentState, BundleRef, SourceState
 from deepfusion_edge.source.base import Frame
@@ -91,6 +92,15 @@ def tell(seeing, *frames):
     for frame in frames:
         for observer in seeing.observers:
             observer.judged(frame)
+
+
+def alerted(kind, reason, *, at=NOW, **more):
+    return payload.alert("line-3-ab-1", agent="line-3", kind=kind, reason=reason, time_s=at, **more)
+
+
+def tell_alert(seeing, kind, reason, **more):
+    for observer in seeing.observers:
+        observer.alert(alerted(kind, reason, **more))
 
 
 @contextmanager

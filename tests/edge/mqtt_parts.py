@@ -126,7 +126,7 @@ def put_decision(outbox, frame, *, source="cam", **changes):
     return outbox.put(f"decision/{source}", render, now_s=time.time())
 
 
-def put_alert(outbox, reason, *, source=None):
+def put_alert(outbox, reason, *, source=None, **more):
     def render(name):
         subject = None if source is None else Subject(source, "1.png", 1, time.time())
         return encode(
@@ -137,6 +137,7 @@ def put_alert(outbox, reason, *, source=None):
                 reason=reason,
                 time_s=time.time(),
                 subject=subject,
+                **more,
             )
         )
 

@@ -7,6 +7,7 @@ import time
 import msgspec
 import numpy as np
 import pytest
+from msgspec import UNSET
 from msgspec.structs import replace
 from PIL import Image
 
@@ -133,12 +134,30 @@ def test_a_corrupt_image_between_good_ones_is_an_alert(make_config, manifest, fr
     (frames / "b.png").write_bytes(png()[:45])
     (frames / "c.png").write_bytes(b"no image")
     (frames / "d.png").write_bytes(png())
-    kept = run_offline(make_config(), manifest)
-    assert [type(e) for e in kept] == [Decision, Alert, Alert, Decision]
-    assert [(e.kind, e.frame) for e in kept[1:3]] == [
+    first, alert, second, another = run_offline(make_config(), manifest)
+    assert [(a.kind, a.frame) for a in (alert, another)] == [
         ("unreadable", "b.png"),
         ("unreadable", "c.png"),
     ]
+    assert [d.frame for d in (first, second)] == ["a.png", "d.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(b"no image", "unreadable"), (png((0, 255, 0)), "model")],
+    ids=["unreadable", "model"],
+)
+def test_a_source_that_keeps_failing_does_not_fill_the_outbox(
+    make_config, manifest, frames, content, kind
+):
+    for n in range(40):
+        (frames / f"{n:02d}.png").write_bytes(content)
+    (frames / "z.png").write_bytes(png((0, 0, 255)))
+    first, decision, reject, rest = run_offline(make_config(), manifest)
+    assert (first.kind, first.frame, first.suppressed) == (kind, "00.png", UNSET)
+    assert (decision.state, reject.kind) == ("reject", "reject")  # of a verdict: never left out
+    assert (rest.kind, rest.frame, rest.suppressed) == (kind, "39.png", 38)
+    assert first.time <= rest.since <= rest.time
 
 
 def test_a_frame_without_finite_scores_is_rejected_not_accepted(make_config, manifest, frames):
@@ -352,8 +371,8 @@ def test_observers_hear_of_sources_alerts_frames_and_the_state(
         def source(self, name, state):
             heard.append((name, state.state))
 
-        def alert(self, kind, _reason, _subject):
-            heard.append(("alert", kind))
+        def alert(self, alert):
+            heard.append(("alert", alert.kind))
 
         def state(self, state):
             heard.append(("state", state.state))

@@ -16,7 +16,7 @@ from deepfusion_edge.health.seeing import STORE_AGE_S, Lately
 from deepfusion_edge.image import thumbnail
 from deepfusion_edge.report.device import Device
 from deepfusion_edge.report.payload import AgentState, SourceState, Subject
-from tests.edge.health_parts import NOW, STATE, Made, judged, seeing_of, tell
+from tests.edge.health_parts import NOW, STATE, Made, alerted, judged, seeing_of, tell, tell_alert
 
 VITALS = Vitals(
     state=STATE, warm=True, silent_s=0.0, stuck_s=15.0, unfed_s=0.0, stale_s=60.0, outbox=None
@@ -52,7 +52,8 @@ def test_memory_is_bounded_whatever_comes():
     for n in range(2 * STEPS):
         clock.at += STEP_S
         board.judged(judged("suspect", name="x" * 10_000, at=clock.at))
-        board.alert("suspect", "r" * 10_000, Subject("cam", "f" * 10_000, n, clock.at))
+        subject = Subject("cam", "f" * 10_000, n, clock.at)
+        board.alert(alerted("suspect", "r" * 10_000, subject=subject, at=clock.at))
     shown = board.show()
     sizes = {name: len(shown[name]) for name in ("last", "notable", "alerts", "trend")}
     assert sizes == {"last": LAST, "notable": NOTABLE, "alerts": ALERTS, "trend": STEPS}
@@ -173,8 +174,8 @@ def test_metrics_say_what_happened():
     seeing = seeing_of(made)
     tell(seeing, judged("accept"), judged("accept"), judged("reject", source="two"))
     tell(seeing, judged("unreadable"), judged(None))
-    for observer in seeing.observers:
-        observer.alert("reject", "two/a.png: bridge", None)
+    tell_alert(seeing, "reject", "two/a.png: bridge")
+    tell_alert(seeing, "unreadable", "no image", suppressed=41, since="2027-01-15T07:59:00.000Z")
     found = samples(seeing)
     frames = {key[1:]: value for key, value in found.items() if key[0] == "deepfusion_frames_total"}
     assert frames == {
@@ -186,6 +187,8 @@ def test_metrics_say_what_happened():
     for name, labels, value in (
         ("members_total", (("source", "cam"),), 16),
         ("alerts_total", (("kind", "reject"),), 1),
+        ("alerts_total", (("kind", "unreadable"),), 1),
+        ("alerts_suppressed_total", (("kind", "unreadable"),), 41),
         ("latency_seconds_count", (("stage", "infer"),), 3),
         ("latency_seconds_sum", (("stage", "infer"),), 0.036),
         ("latency_seconds_bucket", (("le", "0.01"), ("stage", "infer")), 0),
@@ -223,8 +226,7 @@ def test_metrics_of_an_agent_that_only_begins_and_shows_nothing():
 def test_no_label_holds_what_a_sender_chose():
     seeing = seeing_of(Made())
     tell(seeing, judged("reject", name='evil"}\n# HELP x'))
-    for observer in seeing.observers:
-        observer.alert("reject", "evil reason", Subject("cam", "evil", 0, NOW))
+    tell_alert(seeing, "reject", "evil reason", subject=Subject("cam", "evil", 0, NOW))
     assert b"evil" not in seeing.metrics()
 
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from deepfusion_edge.bundle.history import Entry
-from tests.edge.health_parts import NOW, Made, judged, seeing_of, served, tell
+from tests.edge.health_parts import NOW, Made, judged, seeing_of, served, tell, tell_alert
 
 EVIL = "<script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\">.png"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -77,8 +77,8 @@ def test_the_page_shows_what_happens(browse):
     seeing = seeing_of(made)
     tell(seeing, *(judged(name=f"{n}.png", at=NOW - 60 * n) for n in range(5)))
     tell(seeing, judged("reject", name="bad.png"), judged("unreadable", problem="truncated"))
-    for observer in seeing.observers:
-        observer.alert("reject", "bridge 0.9", None)
+    tell_alert(seeing, "reject", "bridge 0.9")
+    tell_alert(seeing, "unreadable", "no image", suppressed=1234, since="2027-01-15T07:59:00.000Z")
     with served(seeing) as port:
         page = browse(port)
     texts = page.texts
@@ -91,6 +91,7 @@ def test_the_page_shows_what_happens(browse):
     for part in ("cam", "connected", "ended"):
         assert part in texts["sources"]
     assert "bridge 0.9" in texts["alerts"]
+    assert "and 1,234 more since" in texts["alerts"].replace("\u202f", ",")
     for part in ("cpu-thermal", "58.3 of 99 °C", "15W", "no sign of it"):
         assert part in texts["device"]
     for part in ("connected", "Waiting", "3"):
@@ -127,8 +128,7 @@ def test_a_hostile_name_is_text(browse):
     made.history = [Entry(EVIL, EVIL, 1, EVIL, EVIL, EVIL)]
     seeing = seeing_of(made)
     tell(seeing, judged("reject", name=EVIL), judged("unreadable", name=EVIL, problem=EVIL))
-    for observer in seeing.observers:
-        observer.alert("reject", EVIL, None)
+    tell_alert(seeing, "reject", EVIL)
     with served(seeing) as port:
         page = browse(port)
     assert "pwned" not in page.texts.get("level", "")

@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from deepfusion_edge.alerts import Alerts
 from deepfusion_edge.bundle.manifest import parse_manifest
 from deepfusion_edge.config import AgentConfig, FolderSource, Model
 from deepfusion_edge.erosion import sample
@@ -58,7 +59,8 @@ def make_judge(line, tmp_path):
 
         def make(*, observer=None, **model):
             config = AgentConfig(state_dir=str(tmp_path), sources=(source,), model=Model(**model))
-            return Judge(config, line, outbox, observer=observer), outbox
+            alerts = Alerts(config, outbox, observer=observer)
+            return Judge(config, line, outbox, alerts=alerts, observer=observer), outbox
 
         yield make
 

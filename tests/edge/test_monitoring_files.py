@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deepfusion_edge.starter import shared
 from tests.conftest import free_port
-from tests.edge.health_parts import Made, judged, seeing_of, served, tell
+from tests.edge.health_parts import Made, judged, seeing_of, served, tell, tell_alert
 
 DASHBOARD = json.loads(shared("grafana-dashboard.json"))
 ALERTS = shared("prometheus-alerts.yml")
@@ -31,8 +31,8 @@ def busy():
     """An agent of which everything is known."""
     seeing = seeing_of(Made())
     tell(seeing, judged("accept"), judged("reject"), judged("unreadable"))
-    for observer in seeing.observers:
-        observer.alert("reject", "bridge", None)
+    tell_alert(seeing, "reject", "bridge")
+    tell_alert(seeing, "unreadable", "no image", suppressed=41, since="2027-01-15T07:59:00.000Z")
     return seeing
 
 

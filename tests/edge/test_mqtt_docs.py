@@ -19,7 +19,8 @@ def blocks(language):
 
 
 @pytest.mark.parametrize(
-    ("example", "struct"), list(zip(blocks("json"), (Decision, Alert, AgentState), strict=True))
+    ("example", "struct"),
+    list(zip(blocks("json"), (Decision, Alert, Alert, AgentState), strict=True)),
 )
 def test_the_examples_are_what_the_agent_says(example, struct):
     event = msgspec.json.decode(example, type=struct)

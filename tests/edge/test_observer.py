@@ -36,14 +36,14 @@ def test_the_rest_is_told_at_once():
         def source(self, name, state):
             heard.append((name, state))
 
-        def alert(self, kind, reason, subject):
-            heard.append((kind, reason, subject))
+        def alert(self, alert):
+            heard.append(alert)
 
         def state(self, state):
             heard.append(state)
 
     handed = Handed(Ear())
     handed.source("cam", 1)
-    handed.alert("trend", "why", None)
+    handed.alert("an alert")
     handed.state(2)
-    assert heard == [("cam", 1), ("trend", "why", None), 2]
+    assert heard == [("cam", 1), "an alert", 2]

@@ -17,6 +17,7 @@ from deepfusion_edge.report.payload import (
     BundleRef,
     Decision,
     SourceState,
+    Subject,
     alert,
     encode,
     rfc3339,
@@ -34,9 +35,11 @@ STRUCTS = {
 def strict(node):
     """Everything is always said: a field with a default is required too."""
     if isinstance(node, dict):
+        # A field without a default that is not required is left out where it has nothing to say.
+        said = {n for n, value in node.get("properties", {}).items() if "default" in value}
         node = {key: strict(value) for key, value in node.items() if key != "default"}
         if "properties" in node:
-            node["required"] = sorted(node["properties"])
+            node["required"] = sorted(said | set(node.get("required", ())))
         if "description" in node:  # Python 3.13 takes the indentation out by itself
             node["description"] = inspect.cleandoc(node["description"])
         return node
@@ -87,6 +90,16 @@ DECISION = Decision(
     latency_ms=0.0,
 )
 ALERT = alert("a", agent="line-1", kind="outbox", reason="x", time_s=0.0)
+SUMMED_UP = alert(
+    "a",
+    agent="line-1",
+    kind="unreadable",
+    reason="x",
+    time_s=1.0,
+    subject=Subject("cam", "1.png", 0, 1.0),
+    suppressed=3,
+    since=rfc3339(0.0),
+)
 STATE = AgentState(agent="line-1", state="offline", reason="connection lost")
 FULL_STATE = AgentState(
     agent="line-1",
@@ -118,7 +131,7 @@ STATUS = CommandStatus(
 )
 GOOD = {
     "decision": [DECISION],
-    "alert": [ALERT],
+    "alert": [SUMMED_UP, ALERT],
     "state": [STATE, FULL_STATE],
     "command-status": [STATUS],
 }
@@ -150,6 +163,8 @@ def test_ajv_refuses_what_we_do_not_send(node, name):
             good | {"label": -1},
             good | {"bundle": "AB"},
         ]
+    if name == "alert":
+        bad += [good | {"suppressed": 0}, good | {"suppressed": None}, good | {"since": "today"}]
     assert all(validate(node, name, bad))
 
 

@@ -21,6 +21,7 @@ from tests.edge.mqtt_parts import publisher_for, put_alert, put_decision, runnin
 from tests.edge.mqtt_tap import Connect, Disconnect, Publish, Subscribe, Tap
 from tests.edge.sparkplug_recording import VERBS, Recording, said_from
 
+SINCE = "2027-01-15T08:00:00.000Z"
 NODE = Sparkplug(group_id="plant", edge_node_id="cell-7", primary_host="scada")
 
 
@@ -93,6 +94,13 @@ def frames(tap):
     return found
 
 
+def told(tap, name):
+    """Values of a metric in every DDATA that has it."""
+    births = {m.alias: m.name for one in said(tap, "DBIRTH") for m in one.payload.metrics}
+    metrics = [m for one in said(tap, "DDATA") for m in one.payload.metrics]
+    return [m.value and m.value.content for m in metrics if births[m.alias] == name]
+
+
 def play(broker, tap, listener, outbox, protocol):
     """Live through everything that a node can meet."""
     host, agent = Host(listener), Agent()
@@ -120,6 +128,7 @@ def play(broker, tap, listener, outbox, protocol):
         put_decision(outbox, 2)
         put_alert(outbox, "of the node")
         put_alert(outbox, "of a device", source="top")
+        put_alert(outbox, "of many frames", source="top", suppressed=41, since=SINCE)
         wait(lambda: frames(tap)[2:] == [(2, False)] and len(said(tap, "NDATA")) >= 1)
         agent.state = replace(agent.state, reason="restarting soon")
         wait(lambda: any("restarting soon" in str(one.payload) for one in said(tap, "NDATA")))
@@ -166,6 +175,8 @@ def test_a_session_passes_every_assertion_and_each_can_fail(
     tap, listener = tap_for(broker), listen(broker, topic="spBv1.0/#", binary=True)
     play(broker, tap, listener, outbox, protocol)
     steps = list(tap.said)
+    assert told(tap, "alert/suppressed") == [None, 41]
+    assert told(tap, "alert/since") == [None, SINCE]
     recording = Recording(steps, "plant", "cell-7", "scada")
     assert len(recording.sessions) == 3
     broken = {

@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.prove.hostile import toy
 from deepfusion_edge import image
+from deepfusion_edge.alerts import Alerts
 from deepfusion_edge.bundle import store
 from deepfusion_edge.bundle.container import pack
 from deepfusion_edge.bundle.envelope import PrivateKey, key_id, public_pem, seal
@@ -162,7 +163,9 @@ class World:
     def judge(self, content: bytes, **limits: int) -> str:
         """Let the agent judge a frame, and a good one after it; returns the alert."""
         with self.outbox() as box:
-            judge = Judge(self.config(), self._line(), box, now=lambda: NOW_S)
+            config = self.config()
+            telling = Alerts(config, box, now=lambda: NOW_S)
+            judge = Judge(config, self._line(), box, alerts=telling, now=lambda: NOW_S)
             frame = Frame("cam", "hostile", content, NOW_S, 0, limits.get("max_pixels", 64_000_000))
             judge.take(judge.prepare(frame))
             green = np.zeros((toy.SIDE, toy.SIDE, 3), np.uint8)

@@ -10,7 +10,7 @@ import msgspec
 from deepfusion_edge.health.metrics import outcome
 from deepfusion_edge.image import Pixels, thumbnail
 from deepfusion_edge.observer import Judged, Observer
-from deepfusion_edge.report.payload import AlertKind, Subject, rfc3339
+from deepfusion_edge.report.payload import Alert, rfc3339
 
 LAST = 18
 NOTABLE = 12
@@ -48,13 +48,15 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct, frozen=True):
-    """An alert on the page."""
+    """An alert on the page; it stands for ``suppressed`` others since ``since``."""
 
     time: str
     kind: str
     reason: str
     source: str | None
     frame: str | None
+    suppressed: int
+    since: str | None
 
 
 class Step(msgspec.Struct):
@@ -112,14 +114,16 @@ class Board(Observer):
             self._last_s[seen.source] = judged.frame.captured_s
             self._follow(seen, moment)
 
-    def alert(self, kind: AlertKind, reason: str, subject: Subject | None) -> None:
+    def alert(self, alert: Alert) -> None:
         """Remember an alert."""
         told = Told(
-            time=rfc3339(self._now()),
-            kind=kind,
-            reason=reason[:500],
-            source=subject.source if subject else None,
-            frame=subject.frame[:MOST_NAME] if subject else None,
+            time=alert.time,
+            kind=alert.kind,
+            reason=alert.reason,
+            source=alert.source,
+            frame=alert.frame[:MOST_NAME] if alert.frame else None,
+            suppressed=alert.suppressed or 0,
+            since=alert.since or None,
         )
         with self._mutex:
             self._alerts.append(told)

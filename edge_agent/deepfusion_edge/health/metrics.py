@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from deepfusion_edge import __version__
 from deepfusion_edge.observer import Judged, Observer
 from deepfusion_edge.report.device import Device
-from deepfusion_edge.report.payload import AgentState, AlertKind, Subject
+from deepfusion_edge.report.payload import AgentState, Alert
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5)
@@ -65,6 +65,12 @@ class Metrics(Observer):
             registry=registry,
         )
         self._alerts = Counter("deepfusion_alerts", "Alerts", ["kind"], registry=registry)
+        self._suppressed = Counter(
+            "deepfusion_alerts_suppressed",
+            "Failed frames that had no alert of their own",
+            ["kind"],
+            registry=registry,
+        )
         self._latency = Histogram(
             "deepfusion_latency_seconds",
             "Time of a frame by stage; age counts from the capture",
@@ -111,9 +117,10 @@ class Metrics(Observer):
         ):
             self._latency.labels(stage).observe(max(0.0, ms / 1000))
 
-    def alert(self, kind: AlertKind, reason: str, subject: Subject | None) -> None:  # noqa: ARG002
-        """Count an alert."""
-        self._alerts.labels(kind).inc()
+    def alert(self, alert: Alert) -> None:
+        """Count an alert, and what it stands for."""
+        self._alerts.labels(alert.kind).inc()
+        self._suppressed.labels(alert.kind).inc(alert.suppressed or 0)
 
     def exposition(self) -> bytes:
         """Write everything in Prometheus' text format 0.0.4."""

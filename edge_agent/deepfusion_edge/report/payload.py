@@ -11,7 +11,7 @@ import datetime as dt
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from deepfusion_edge.console import one_line
 from deepfusion_edge.fusion import State as VerdictState
@@ -118,6 +118,9 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         decision: id of the decision it is about, None if there is none.
         source, frame, sequence: None when the alert is not about a frame.
+        suppressed: how many further frames of this source failed in the same way since the last
+            such alert; left out if none did. Reason and frame are those of the last one.
+        since: when the first of them failed; left out like ``suppressed``.
     """
 
     schema: Literal[1] = 1
@@ -130,6 +133,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     source: str | None = None
     frame: str | None = None
     sequence: Count | None = None
+    suppressed: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+    since: Time | UnsetType = UNSET
 
 
 class SourceState(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,6 +226,8 @@ def alert(
     time_s: float,
     subject: Subject | None = None,
     decision_id: str | None = None,
+    suppressed: int | UnsetType = UNSET,
+    since: str | UnsetType = UNSET,
 ) -> Alert:
     """Put a problem into words, on one line of at most 500 characters."""
     return Alert(
@@ -233,6 +240,8 @@ def alert(
         source=subject.source if subject else None,
         frame=subject.frame if subject else None,
         sequence=subject.sequence if subject else None,
+        suppressed=suppressed,
+        since=since,
     )
 
 

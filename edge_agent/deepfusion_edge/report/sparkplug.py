@@ -71,6 +71,8 @@ DEVICE_METRICS = {
     **_ALERT,
     "alert/decision": DataType.STRING,
     "alert/frame": DataType.STRING,
+    "alert/suppressed": DataType.INT64,
+    "alert/since": DataType.STRING,
 }
 
 

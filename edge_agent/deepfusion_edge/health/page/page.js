@@ -172,7 +172,8 @@ function drawAlerts(data) {
   if (!data.alerts.length) return show("alerts", empty("None in this run."));
   show("alerts", el("ul", { class: "list" }, ...data.alerts.map((alert) => el("li", {},
     el("b", {}, alert.kind), el("span", { class: "soft" }, ` ${moment(alert.time)}${alert.source ? ` · ${alert.source}` : ""}${alert.frame ? ` · ${alert.frame}` : ""}`),
-    el("br"), alert.reason))));
+    el("br"), alert.reason,
+    alert.suppressed ? el("div", { class: "soft" }, `and ${count(alert.suppressed)} more since ${moment(alert.since)}`) : ""))));
 }
 
 function drawDevice(data) {

@@ -43,6 +43,10 @@ class FolderSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
         recursive: also the folders below.
         poll_interval_s: how often a watched folder is listed.
         back_pressure: files wait.
+        own_process: whether a process of its own reads the folder, so that a network share which
+            hangs holds up nobody else; ``auto``: if the folder is on one.
+        read_timeout_s: a listing or a file that takes such a process longer makes the source lost;
+            it is tried again until the share answers.
         max_bytes, max_pixels: larger images are reported, not decoded.
     """
 
@@ -53,6 +57,8 @@ class FolderSource(Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
     recursive: bool = False
     poll_interval_s: Seconds = 1.0
     back_pressure: Literal["wait"] = "wait"
+    own_process: Literal["auto", "always", "never"] = "auto"
+    read_timeout_s: Seconds = 30.0
     max_bytes: Annotated[int, Meta(ge=1, le=MAX_BYTES)] = MAX_BYTES
     max_pixels: Annotated[int, Meta(ge=1, le=MAX_PIXELS)] = MAX_PIXELS
 

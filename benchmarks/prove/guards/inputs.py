@@ -46,11 +46,11 @@ IMAGES = {
     "headers of images by MQTT": Guard(
         "source.mqtt_images", "except InputError as", "except KeyError as"
     ),
-    "bytes of a file": Guard("source.folder", "if len(data) > max_bytes:", NEVER),
+    "bytes of a file": Guard("source.folder", "if len(content) > max_bytes:", NEVER),
     "plain files of a folder": Guard(
-        "source.folder", "if stat.S_ISREG(info.st_mode) else None", "if info else None"
+        "source.files", "if stat.S_ISREG(info.st_mode) else None", "if info else None"
     ),
-    "pipes of a folder": Guard("source.folder", "os.O_RDONLY | os.O_NONBLOCK", "os.O_RDONLY"),
+    "pipes of a folder": Guard("source.files", "os.O_RDONLY | os.O_NONBLOCK", "os.O_RDONLY"),
 }
 
 NAMES = {

@@ -1,26 +1,17 @@
 """Images of a folder: replayed once in sorted order, or watched for new ones."""
 
-import fnmatch
 import os
-import stat
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Iterator
+from typing import cast
 
 from deepfusion_edge.config import FolderSource
 from deepfusion_edge.console import error_from_os
 from deepfusion_edge.errors import DeepFusionError, InputError
 from deepfusion_edge.source.base import Frame, Source
-
-SUFFIXES = (".png", ".jpg", ".jpeg")
-
-
-class _Version(NamedTuple):
-    """Which content of a file this is, without reading it."""
-
-    mtime_ns: int
-    size: int
+from deepfusion_edge.source.file_process import FileProcess, OwnFiles
+from deepfusion_edge.source.files import SUFFIXES, Listing, Version
+from deepfusion_edge.source.mounts import is_share
 
 
 class Folder(Source):
@@ -29,6 +20,9 @@ class Folder(Source):
     A watched file is taken when two listings in a row show the same size and time (nobody is
     writing it any more), and once for each (name, time, size). What was there when a run begins
     counts as new.
+
+    A folder on a share is read by a process of its own. When that does not answer in time, the
+    source is lost, and what it was asked for is asked for again until the share answers.
     """
 
     def __init__(
@@ -38,99 +32,149 @@ class Folder(Source):
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Look at the folder.
+        """Look at the folder, unless that could hang.
 
         Raises:
             InputError: it is no folder, or there is nothing to replay in it.
         """
         super().__init__(config.name, poll_interval_s=config.poll_interval_s)
         self._config = config
-        self._root = Path(config.path)
         self._now, self._monotonic = now, monotonic
         self._sequence = 0
-        try:
-            found = self._list()
-        except OSError as error:
-            raise InputError(
-                f"source {config.name}: {error_from_os(error).what}", "check sources[].path"
-            ) from error
-        if config.mode == "replay" and not found:
-            raise InputError(
-                f"source {config.name}: no {', '.join(SUFFIXES)} files that match"
-                f" {config.pattern!r} in {self._root}",
-                "check sources[].path, pattern and recursive",
-            )
+        apart = config.own_process == "always" or (
+            config.own_process == "auto" and is_share(config.path)
+        )
+        self._files = FileProcess(config, monotonic=monotonic) if apart else OwnFiles(config)
+        if apart:
+            self.connection = "connecting"
+        else:
+            self._check()
 
     def __iter__(self) -> Iterator[Frame | None]:
         return self._replay() if self._config.mode == "replay" else self._watch()
 
+    def fileno(self) -> int | None:
+        """Give the pipe on which the process answers."""
+        return self._files.fileno()
+
+    def close(self) -> None:
+        """End the process."""
+        self._files.close()
+
+    def _check(self) -> None:
+        self._files.ask(None)
+        try:
+            found = self._files.answer()
+        except OSError as error:
+            raise InputError(
+                f"source {self.name}: {error_from_os(error).what}", "check sources[].path"
+            ) from error
+        if self._config.mode == "replay" and not found:
+            raise self._nothing()
+
+    def _nothing(self) -> InputError:
+        config = self._config
+        return InputError(
+            f"source {config.name}: no {', '.join(SUFFIXES)} files that match"
+            f" {config.pattern!r} in {config.path}",
+            "check sources[].path, pattern and recursive",
+        )
+
     def _replay(self) -> Iterator[Frame | None]:
-        for path in sorted(self._list()):
-            yield self._frame(path)
+        while True:
+            try:
+                found = yield from self._listing()
+                break
+            except OSError as error:
+                self._lose(error)
+                yield from self._pause(self._monotonic())
+        self._regain()
+        if not found:
+            yield self._made("", self._nothing())
+        for path in sorted(found):
+            while (frame := (yield from self._frame(path))) is None:
+                yield from self._pause(self._monotonic())
+            yield frame
         self.connection = "ended"
 
     def _watch(self) -> Iterator[Frame | None]:
-        taken: dict[str, _Version] = {}
-        previous: dict[str, _Version] = {}
+        taken: dict[str, Version] = {}
+        previous: Listing = {}
+        stalls: dict[str, int] = {}
         while True:
             begun = self._monotonic()
             try:
-                current = self._list()
+                current = yield from self._listing()
             except OSError as error:
-                if self.connection != "lost":
-                    self.connection, self.reason = "lost", error_from_os(error).what
-                    yield self._failed("", error_from_os(error))
+                if self._lose(error) and not isinstance(error, TimeoutError):
+                    yield self._made("", error_from_os(error))
             else:
-                self.connection, self.reason = "connected", ""
                 taken = {path: version for path, version in taken.items() if path in current}
-                for path, version in sorted(
-                    current.items(), key=lambda kv: (kv[1].mtime_ns, kv[0])
-                ):
-                    if previous.get(path) == version and taken.get(path) != version:
-                        taken[path] = version
-                        yield self._frame(path)
+                stalls = {path: times for path, times in stalls.items() if path in current}
+                # A file at which the share stalled must not keep the others waiting.
+                turns = sorted(
+                    (stalls.get(path, 0), version.mtime_ns, path)
+                    for path, version in current.items()
+                    if previous.get(path) == version and taken.get(path) != version
+                )
+                for _, _, path in turns:
+                    frame = yield from self._frame(path)
+                    if frame is None:
+                        stalls[path] = stalls.get(path, 0) + 1
+                        break
+                    taken[path] = current[path]
+                    yield frame
+                else:
+                    self._regain()
                 previous = current
             yield None
-            while self._monotonic() - begun < self.poll_interval_s:
-                yield None
+            yield from self._pause(begun)
 
-    def _list(self) -> dict[str, _Version]:
-        """List the matching files by their path below the root."""
-        found: dict[str, _Version] = {}
-        folders = [""]
-        while folders:
-            folder = folders.pop()
-            try:
-                entries = list(os.scandir(self._root / folder))
-            except FileNotFoundError:
-                if folder:
-                    continue
-                raise
-            for entry in entries:
-                path = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders += [path] * self._config.recursive
-                elif self._matches(entry.name):
-                    version = _version(entry)
-                    if version is not None:
-                        found[path] = version
-        return found
+    def _pause(self, begun: float) -> Iterator[None]:
+        """Leave the folder alone until it is ``poll_interval_s`` after ``begun``."""
+        while self._monotonic() - begun < self.poll_interval_s:
+            yield None
 
-    def _matches(self, name: str) -> bool:
-        return name.lower().endswith(SUFFIXES) and fnmatch.fnmatchcase(name, self._config.pattern)
+    def _listing(self) -> Generator[None, None, Listing]:
+        return cast("Listing", (yield from self._asked(None)))
 
-    def _frame(self, path: str) -> Frame:
+    def _frame(self, path: str) -> Generator[None, None, Frame | None]:
+        """Read a file; None if the share stalls."""
+        max_bytes = self._config.max_bytes
         try:
-            return self._made(path, _read(self._root / path, self._config.max_bytes))
+            content = cast("bytes", (yield from self._asked(path)))
+        except TimeoutError as error:
+            self._lose(error)
+            return None
         except OSError as error:
-            return self._failed(path, error_from_os(error))
-        except InputError as error:
-            return self._failed(path, error)
+            return self._made(path, error_from_os(error))
+        self._regain()
+        if len(content) > max_bytes:
+            return self._made(
+                path,
+                InputError(
+                    f"image file of more than {max_bytes} bytes",
+                    "shrink it or raise sources[].max_bytes",
+                ),
+            )
+        return self._made(path, content)
 
-    def _failed(self, path: str, error: DeepFusionError) -> Frame:
-        return self._made(path, error)
+    def _asked(self, path: str | None) -> Generator[None, None, Listing | bytes]:
+        """Ask for a file or the listing, and wait for it without holding anybody up."""
+        self._files.ask(path)
+        while (answer := self._files.answer()) is None:
+            yield None
+        return answer
+
+    def _lose(self, error: OSError) -> bool:
+        """Be lost; returns whether that is new."""
+        before, self.connection = self.connection, "lost"
+        self.reason = error_from_os(error).what
+        return before != "lost"
+
+    def _regain(self) -> None:
+        self.tally.reconnects += self.connection == "lost"
+        self.connection, self.reason = "connected", ""
 
     def _made(self, path: str, content: bytes | DeepFusionError) -> Frame:
         frame = Frame(
@@ -143,22 +187,3 @@ class Folder(Source):
         )
         self._sequence += 1
         return frame
-
-
-def _version(entry: os.DirEntry[str]) -> _Version | None:
-    try:
-        info = entry.stat()
-    except OSError:  # vanished, or a link to nowhere
-        return None
-    return _Version(info.st_mtime_ns, info.st_size) if stat.S_ISREG(info.st_mode) else None
-
-
-def _read(path: Path, max_bytes: int) -> bytes:
-    # O_NONBLOCK: a pipe that took the place of the file must not hang the line.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise InputError(
-            f"image file of more than {max_bytes} bytes", "shrink it or raise sources[].max_bytes"
-        )
-    return data

@@ -66,7 +66,7 @@ class ReaderProcess:
             self.process = subprocess.Popen(
                 list(command),
                 cwd=Path(deepfusion_edge.__file__).parent.parent,
-                env=_environment(variables),
+                env=environment(variables),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -163,7 +163,8 @@ def _anonymous(size: int) -> int:
     return descriptor
 
 
-def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Make a reader's environment: what it needs of ours, and ``variables``."""
     kept = {name: value for name, value in os.environ.items() if name.startswith(_KEPT_VARIABLES)}
     return {**kept, **variables}
 

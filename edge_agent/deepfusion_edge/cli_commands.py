@@ -13,6 +13,7 @@ from deepfusion_edge import console
 from deepfusion_edge.errors import CommandError, UsageError
 
 if TYPE_CHECKING:
+    from deepfusion_edge.commands.answers import NodeAnswers
     from deepfusion_edge.commands.message import Action
     from deepfusion_edge.commands.status import CommandStatus
     from deepfusion_edge.config import Mqtt
@@ -85,6 +86,11 @@ def add_send(send: Parser) -> None:
     send.add_argument("--tls", action="store_true", help="use the system's authorities")
     for name in ("ca", "cert", "key"):
         send.add_argument(f"--{name}-file", metavar="FILE.PEM", help="implies --tls")
+    send.add_argument(
+        "--sparkplug",
+        metavar="GROUP/NODE",
+        help="group and edge node of an agent with that profile, which answers there",
+    )
     send.add_argument(
         "--wait-s",
         type=float,
@@ -170,7 +176,8 @@ def send(options: argparse.Namespace) -> int:
         where = status.phase or status.state
         _progress(f"{where}{': ' if status.reason else ''}{status.reason}")
 
-    courier = Courier(config, signed, options.bundle, told, password=password)
+    answers = _node(options.sparkplug) if options.sparkplug is not None else None
+    courier = Courier(config, signed, options.bundle, told, answers=answers, password=password)
     end = courier.deliver(wait_s=options.wait_s)
     if end.state != "done":
         code = f" ({end.code})" if end.code else ""
@@ -199,6 +206,16 @@ def _broker(options: argparse.Namespace) -> "Mqtt":
         protocol=options.protocol,
         tls=tls,
     )
+
+
+def _node(text: str) -> "NodeAnswers":
+    from deepfusion_edge.commands.answers import NodeAnswers
+    from deepfusion_edge.topics import check_level
+
+    group, _, node = text.partition("/")
+    check_level("--sparkplug GROUP", group)
+    check_level("--sparkplug NODE", node)
+    return NodeAnswers(group, node)
 
 
 def _progress(text: str) -> None:

@@ -182,6 +182,13 @@ def test_no_broker_and_no_agent(sign, broker, listen, capsys):
     assert len(listener.messages) == 1  # no will, no goodbye
 
 
+@pytest.mark.parametrize("node", ["plant", "plant/a/b", "/cell", "plant/+"])
+def test_a_node_has_a_group_and_a_name(sign, node, capsys):
+    _, _, out = sign("restart")
+    assert cli.main(["send", str(out), "--sparkplug", node]) == UsageError.exit_code
+    assert "--sparkplug" in capsys.readouterr().err
+
+
 def test_words_that_do_not_go_together(sign, capsys):
     _, _, out = sign("restart")
     for words in (["--cert-file", "x"], ["--password-file", "x", "--password-env", "Y"]):

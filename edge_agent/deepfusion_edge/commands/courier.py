@@ -8,12 +8,13 @@ from pathlib import Path
 import msgspec
 
 from deepfusion_edge.bundle.manifest import MALFORMED
+from deepfusion_edge.commands.answers import Answers, TopicAnswers
 from deepfusion_edge.commands.message import Chunks, Install
 from deepfusion_edge.commands.signing import Signed, install_action
-from deepfusion_edge.commands.status import STATUS, CommandStatus
+from deepfusion_edge.commands.status import CommandStatus
 from deepfusion_edge.config import Mqtt
 from deepfusion_edge.errors import InputError, UnreachableError
-from deepfusion_edge.report.messages import Incoming, Message, Subscription
+from deepfusion_edge.report.messages import Message
 from deepfusion_edge.report.mqtt import Connection
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Courier:
         bundle: Path | None,
         told: Callable[[CommandStatus], None],
         *,
+        answers: Answers | None = None,
         password: str | None = None,
     ) -> None:
         """Prepare; nothing is sent before :meth:`deliver`.
@@ -41,6 +43,7 @@ class Courier:
             signed: the command.
             bundle: the ``.dfb`` file whose chunks the command names; None if it names none.
             told: hears of every status of this command.
+            answers: where statuses are heard; None: on the agent's own topic.
             password: never logged.
 
         Raises:
@@ -48,6 +51,7 @@ class Courier:
         """
         self._signed, self._bundle, self._told = signed, bundle, told
         self._chunks = _chunks(signed, bundle)
+        self._answers = answers or TopicAnswers(signed.command.agent)
         self._topic = f"{signed.command.agent}/command"
         self._under_way: set[int] = set()
         self._refusal: str | None = None
@@ -58,9 +62,7 @@ class Courier:
             config,
             password=password,
             will=None,
-            subscriptions=[
-                Subscription(f"{signed.command.agent}/{STATUS}", 1, self._take),
-            ],
+            subscriptions=self._answers.subscriptions(self._take),
             confirmed=self._confirmed,
             clean=True,
         )
@@ -86,6 +88,9 @@ class Courier:
                         "check the broker's address, user name and TLS files",
                     )
                 connection.step()
+            question = self._answers.question(int(1000 * time.time()))
+            if question is not None:
+                connection.send(question)
             self._send(self._topic, self._signed.message)
             while self._end is None:
                 if time.monotonic() - begun > wait_s:
@@ -118,9 +123,9 @@ class Courier:
         self._under_way.discard(number)
         self._refusal = self._refusal or refusal
 
-    def _take(self, message: Incoming) -> None:
+    def _take(self, body: bytes) -> None:
         try:
-            status = msgspec.json.decode(message.payload, type=CommandStatus)
+            status = msgspec.json.decode(body, type=CommandStatus)
         except MALFORMED as error:
             log.debug("no status: %s", error)
             return
@@ -141,7 +146,8 @@ class Courier:
         agent = self._signed.command.agent
         return UnreachableError(
             f"{agent} did not end the command within {wait_s:g} s",
-            f"it may still do so until the command expires; its statuses are on {agent}/{STATUS}",
+            f"it may still do so until the command expires: its statuses are {self._answers.place};"
+            f" {self._answers.otherwise}",
         )
 
 

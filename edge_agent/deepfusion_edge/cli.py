@@ -163,7 +163,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _init(options: argparse.Namespace) -> int:
-    from deepfusion_edge.starter import write_start
+    from deepfusion_edge.starter import CONFIG, write_start
 
     files = [str(path) for path in write_start(options.folder, user=options.user)]
     if options.json:
@@ -173,7 +173,7 @@ def _init(options: argparse.Namespace) -> int:
     for line in (
         *(f"written: {path}" for path in files),
         f"next: deepfusion-agent install BUNDLE --trust KEY.PUB --state {state}",
-        f"then: deepfusion-agent run --config {files[0]}",
+        f"then: deepfusion-agent run --config {options.folder / CONFIG}",
     ):
         sys.stdout.write(console.one_line(line) + "\n")
     return 0
@@ -254,6 +254,8 @@ def _status(options: argparse.Namespace) -> int:
     found["probation"] = read_probation(options.state) is not None
     counters = read_counters(options.state, now_s=time.time())
     outbox = counters._asdict() if counters else None
+    if not options.json:
+        outbox = outbox or {"nothing": "yet"}
     _say(options, {**found, "outbox": outbox}, "installed")
     return 0
 
@@ -283,8 +285,19 @@ def _say(options: argparse.Namespace, result: dict[str, object], verb: str) -> N
     if options.json:
         sys.stdout.write(json.dumps(result) + "\n")
         return
-    text = ", ".join(f"{key} {value}" for key, value in result.items())
-    sys.stdout.write(console.one_line(f"{verb}: {text}") + "\n")
+    lines = {verb: {key: value for key, value in result.items() if not isinstance(value, dict)}}
+    lines |= {key: value for key, value in result.items() if isinstance(value, dict)}
+    for head, values in lines.items():
+        text = ", ".join(f"{key} {_word(value)}" for key, value in values.items())
+        sys.stdout.write(console.one_line(f"{head}: {text}") + "\n")
+
+
+def _word(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

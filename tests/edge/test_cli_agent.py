@@ -86,6 +86,8 @@ def test_without_a_broker_exit_7_and_the_next_run_delivers(line, make_broker):
     assert "3 events are kept" in text
     status = run("status", "--state", line / "state", "--json")
     assert json.loads(status.stdout)["outbox"]["kept"] == 3
+    _, outbox = run("status", "--state", line / "state").stdout.splitlines()
+    assert outbox.startswith("outbox: received 3, sent 0, dropped 0, expired 0, kept 3, oldest_age")
     broker.start()
     done = run("run", "--config", write_config(line, broker.port), "--json")
     assert done.returncode == 0
@@ -185,6 +187,11 @@ def test_status_before_the_outbox_has_its_tables(line, capsys):
     assert cli.main(["status", "--state", str(line / "state"), "--json"]) == 0
     said = capsys.readouterr()
     assert (json.loads(said.out)["outbox"], said.err) == (None, "")
+    assert cli.main(["status", "--state", str(line / "state")]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("installed: id line, sequence 1, ")
+    assert first.endswith(", probation no")
+    assert second == "outbox: nothing yet"
 
 
 def test_version_and_help(capsys):

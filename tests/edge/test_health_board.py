@@ -107,6 +107,7 @@ def test_the_trend_sums_what_came_in_each_step():
     assert (first["frames"], first["notable"], first["latency_ms"]) == (2, 1, 34.0)
     assert (first["disagreement"], first["disagreement_max"]) == (pytest.approx(0.4), 0.3)
     assert (second["at"] - first["at"], second["frames"]) == (STEP_S, 1)
+    assert (first["judged"], second["judged"], second["latency_ms"]) == (2, 0, 0.0)
     assert board.show()["last"][0].state == "failed"
     assert board.show()["last"][0].problem == "graph gives NaN"
 

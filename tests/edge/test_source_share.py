@@ -52,7 +52,7 @@ def open_folder():
     made = []
 
     def make(path, **options):
-        given = {"read_timeout_s": 0.5, "poll_interval_s": 0.05, "own_process": "always"} | options
+        given = {"read_timeout_s": 20.0, "poll_interval_s": 0.05, "own_process": "always"} | options
         made.append(Folder(FolderSource(name="cam", path=str(path), **given)))
         return made[-1]
 
@@ -69,8 +69,10 @@ def until(frames, wanted, *, seconds=20.0):
         assert time.monotonic() < end
         begun = time.monotonic()
         frame = next(frames)
-        assert time.monotonic() - begun < 0.4
-        if frame is not None:
+        assert time.monotonic() - begun < 5  # it would hang for ever
+        if frame is None:
+            time.sleep(0.002)
+        else:
             found.append(frame)
     return found
 
@@ -106,14 +108,14 @@ def test_too_large_missing_and_empty_are_told_as_ever(open_folder, tmp_path):
 def test_a_listing_that_hangs_makes_the_source_lost_until_it_answers(open_folder, share):
     gate(share, "listing")
     (share / "a.png").write_bytes(b"a")
-    source = open_folder(share, mode="watch")
+    source = open_folder(share, mode="watch", read_timeout_s=1.0)
     frames = iter(source)
     assert until(frames, lambda: source.connection == "lost") == []
-    assert source.reason == "no answer for 0.5 s"
+    assert source.reason == "no answer for 1 s"
     let_go(share, "listing")
-    seen = until(frames, lambda: source.tally.reconnects == 1)
-    seen += until(frames, lambda: source._sequence == 1)
-    assert [frame.content for frame in seen] == [b"a"] or source._sequence == 1
+    until(frames, lambda: source.tally.reconnects == 1)
+    (frame,) = until(frames, lambda: source._sequence == 1)
+    assert frame.content == b"a"
     assert (source.connection, source.reason) == ("connected", "")
 
 
@@ -138,7 +140,7 @@ def test_a_file_that_hangs_keeps_the_others_waiting_once(open_folder, share):
         (share / f"{name}.png").write_bytes(name.encode())
         os.utime(share / f"{name}.png", (n, n))
     gate(share, "a.png")
-    source = open_folder(share, mode="watch")
+    source = open_folder(share, mode="watch", read_timeout_s=1.0)
     frames = iter(source)
     seen = until(frames, lambda: source._sequence == 2)
     assert [frame.content for frame in seen] == [b"b", b"c"]
@@ -151,7 +153,7 @@ def test_a_replay_waits_for_the_share_and_keeps_its_order(open_folder, share):
     for name in "ab":
         (share / f"{name}.png").write_bytes(name.encode())
     gate(share, "a.png")
-    source = open_folder(share)
+    source = open_folder(share, read_timeout_s=1.0)
     frames = iter(source)
     assert until(frames, lambda: source.connection == "lost") == []
     let_go(share, "a.png")
@@ -253,7 +255,7 @@ def test_a_hung_share_holds_up_neither_the_others_nor_the_end(tmp_path, share, m
     local.mkdir()
     state.mkdir()
     (share / "s.png").write_bytes(png())
-    plain = {"mode": "watch", "poll_interval_s": 0.05, "read_timeout_s": 0.5}
+    plain = {"mode": "watch", "poll_interval_s": 0.05, "read_timeout_s": 2.0}
     config = AgentConfig(
         state_dir=str(state),
         sources=(
@@ -273,12 +275,12 @@ def test_a_hung_share_holds_up_neither_the_others_nor_the_end(tmp_path, share, m
             heard.append(alert.reason)
 
     def wait(what):
-        end = time.monotonic() + 20
+        end = time.monotonic() + 40
         while what not in heard:
             assert time.monotonic() < end, heard
             time.sleep(0.01)
 
-    lost, back = "share is lost: no answer for 0.5 s", "share is connected again"
+    lost, back = "share is lost: no answer for 2 s", "share is connected again"
 
     def live():
         wait(lost)

@@ -64,13 +64,15 @@ class Step(msgspec.Struct):
 
     Attributes:
         at: when it begins, seconds since 1970, a multiple of ``STEP_S``.
-        frames: judged in it; the sums below are over these.
+        frames: that came in it.
         notable: among them, those not accepted.
+        judged: among them, those with a verdict; the sums below are over these.
     """
 
     at: int
     frames: int = 0
     notable: int = 0
+    judged: int = 0
     latency_ms: float = 0.0
     latency_ms_max: float = 0.0
     disagreement: float = 0.0
@@ -166,10 +168,13 @@ class Board(Observer):
         step = self._steps[-1]
         step.frames += 1
         step.notable += seen.state != "accept"
+        if seen.disagreement is None:  # no verdict: a broken camera must not look like a fast line
+            return
+        step.judged += 1
         step.latency_ms += seen.latency_ms
         step.latency_ms_max = max(step.latency_ms_max, seen.latency_ms)
-        step.disagreement += seen.disagreement or 0.0
-        step.disagreement_max = max(step.disagreement_max, seen.disagreement or 0.0)
+        step.disagreement += seen.disagreement
+        step.disagreement_max = max(step.disagreement_max, seen.disagreement)
 
 
 def _seen(number: int, judged: Judged, kind: str, *, picture: bool) -> Seen:

@@ -68,7 +68,7 @@ function drawHead(data) {
 }
 
 function drawFigures(data) {
-  const hour = data.trend, frames = sum(hour, "frames");
+  const hour = data.trend, judged = sum(hour, "judged");
   const recent = hour.filter((step) => step.at >= data.time_s - 60 - data.step_s);
   const seconds = recent.length ? Math.max(1, Math.min(data.uptime_s, data.time_s - recent[0].at)) : 1;
   const all = Object.values(data.counts), of = (kind) => sum(all.map((c) => ({ n: c[kind] ?? 0 })), "n");
@@ -80,14 +80,14 @@ function drawFigures(data) {
     figure(count(of("accept")), "accepted", "good"),
     figure(count(of("suspect")), "suspect", of("suspect") ? "warn" : ""),
     figure(count(bad), "rejected or unreadable", bad ? "bad" : ""),
-    figure(frames ? `${number(sum(hour, "latency_ms") / frames)} ms` : "–", "mean latency, last hour"),
+    figure(judged ? `${number(sum(hour, "latency_ms") / judged)} ms` : "–", "mean latency, last hour"),
     figure(count(kept), "events waiting", data.broker && kept ? "warn" : ""),
     Number.isFinite(heat) ? figure(`${heat.toFixed(0)} °C`, "hottest zone", data.device.throttled.length ? "warn" : "") : null ?? "");
 }
 
 // The mean as a line, the largest value of each step as a band above it.
 function drawTrend(id, data, key, unit) {
-  const steps = data.trend.filter((step) => step.frames > 0);
+  const steps = data.trend.filter((step) => step.judged > 0);
   if (!steps.length) return show(id, empty("No frame was judged yet."));
   const width = Math.max(240, byId(id).clientWidth), [height, left, bottom, top] = [176, 46, 22, 8];
   const end = Math.floor(data.time_s / data.step_s) * data.step_s;
@@ -95,10 +95,10 @@ function drawTrend(id, data, key, unit) {
   const highest = steps.map((step) => step[`${key}_max`]).sort((a, b) => a - b);
   // One slow first frame must not flatten the rest: the highest few leave the picture at its top.
   const usual = highest[Math.floor(0.97 * (highest.length - 1))];
-  const most = Math.max(usual, ...steps.map((step) => 1.1 * (step[key] / step.frames))) || 1;
+  const most = Math.max(usual, ...steps.map((step) => 1.1 * (step[key] / step.judged))) || 1;
   const x = (at) => left + (width - left) * Math.max(0, 1 - (end - at) / (60 * minutes));
   const y = (value) => top + (height - bottom - top) * (1 - Math.min(1, value / most));
-  const mean = (step) => step[key] / step.frames;
+  const mean = (step) => step[key] / step.judged;
   const runs = [];
   for (const step of steps) {
     const last = runs.at(-1);

@@ -397,18 +397,19 @@ def _require_images(options: argparse.Namespace) -> None:
 def _engine(options: argparse.Namespace) -> int:
     from deepfusion_export import engine
 
-    settings = {
-        "threshold": options.threshold,
-        "now": _utc(datetime.now(UTC)),
-        "members": options.members,
-        "policy": not options.no_policy,
-        "step": _progress,
-    }
+    wanted = engine.Wanted(
+        options.bundle,
+        options.trust,
+        now=_utc(datetime.now(UTC)),
+        threshold=options.threshold,
+        members=options.members,
+        policy=not options.no_policy,
+        step=_progress,
+    )
     if options.check:
-        _say(options, engine.check(options.bundle, options.trust, **settings), "TensorRT takes it")
+        _say(options, engine.check(wanted), "TensorRT takes it")
     else:
-        made = engine.make(options.bundle, options.trust, out=options.out, **settings)
-        _say(options, made, "ready")
+        _say(options, engine.make(wanted, options.out), "ready")
     return 0
 
 

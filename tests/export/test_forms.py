@@ -168,6 +168,41 @@ def test_the_agent_judges_frames_of_the_right_size_and_no_other(made, tmp_path):
         assert decision.confidence == pytest.approx(float(fused.max()), abs=2e-2)
 
 
+def test_the_agent_runs_the_frames_of_several_cameras_one_by_one(made, tmp_path):
+    """Each with its own factors; nobody waits until a batch is full."""
+    given, inputs = pictures(made.form, 8)
+    cameras = []
+    for at, one in enumerate(given):
+        folder = tmp_path / f"frames-{at % 4}"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(one).save(folder / f"{at}.png")
+    for at in range(4):
+        folder = str(tmp_path / f"frames-{at}")
+        cameras.append(FolderSource(name=f"cam-{at}", path=folder, mode="replay"))
+    state = tmp_path / "state"
+    store.install(made.out, state, [made.public], now=NOW)
+    config = AgentConfig(
+        state_dir=str(state),
+        sources=tuple(cameras),
+        mqtt=Mqtt(port=1, client_id="line-1"),
+        model=Model(seed=7),
+        run=Run(drain_timeout_s=0.0),
+    )
+    with pytest.raises(UnreachableError):
+        run_agent(config, stop=threading.Event())
+    with Outbox(state, max_events=100, max_bytes=2**24, ttl_s=None) as box:
+        told = [msgspec.json.decode(e.body, type=Decision) for e in box.peek(100)]
+    assert sorted((d.source, d.frame) for d in told) == [
+        (f"cam-{at}", f"{n}.png") for at in range(4) for n in (at, at + 4)
+    ]
+    for decision in told:
+        drawn = {"seed": decision.seed, "stream": decision.stream, "members": MEMBERS}
+        rows = erosion.sample(made.plan.sites, **drawn)
+        fused, _, _ = made.reference(inputs[int(decision.frame.split(".")[0])], rows)
+        assert decision.confidence == pytest.approx(float(fused.max()), abs=2e-2)
+    assert len({decision.stream for decision in told}) == len(told)
+
+
 def test_a_graph_that_prepares_otherwise_is_refused(case):
     """Swapped channels, or a filter of another kind, never leave the workshop."""
     form = Form(FRAME)

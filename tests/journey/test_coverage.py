@@ -116,8 +116,8 @@ def test_a_lost_factor_is_silent_and_fails(monkeypatch):
     site = all_sites(model)[-1]
     whole = insert._multiply
 
-    def forgetful(traced, found, column):
-        return found.node if found.name == site.name else whole(traced, found, column)
+    def forgetful(traced, found, place, column):
+        return place if found.name == site.name else whole(traced, found, place, column)
 
     monkeypatch.setattr(insert, "_multiply", forgetful)
     found = examine(model, seen)

@@ -158,10 +158,10 @@ def test_a_site_left_out_is_noticed(tiny, monkeypatch):
     # the guard of the test above: a surgery that forgets to rewire one site
     sites, whole = sites_of(tiny), insert._multiply
 
-    def forgetful(traced, found, column):
+    def forgetful(traced, found, place, column):
         if found.name == sites[-1].name:
-            return found.node
-        return whole(traced, found, column)
+            return place
+        return whole(traced, found, place, column)
 
     monkeypatch.setattr(insert, "_multiply", forgetful)
     moved = felt(erode(tiny, sites), sites)

@@ -309,11 +309,17 @@ def test_the_cost_of_erosion_is_counted_by_hand_too():
     traced, sites = trace(model.core, model.size), sites_of(model)
     total = 8 * 16 * 16 * 3 * 9 + 8 * 8 * 8 * 2 * 9 + 8 * 5
     both, late = work_of(traced, sites), work_of(traced, sites[1:])
-    assert both.eroded == pytest.approx(TOUCH * (8 * 16 * 16 + 8 * 8 * 8) / total)
-    assert late.eroded == pytest.approx(TOUCH * 8 * 8 * 8 / total)
+    assert both.eroded == pytest.approx(TOUCH * (8 * 16 * 16 + 8) / total)  # the second: pooled
+    assert late.eroded == pytest.approx(TOUCH * 8 / total)
     for work, some in ((both, sites), (late, sites[1:])):
         assert work.shared == pytest.approx(prefix_share(erode(model, some).graph_module))
         assert work.cost(8) == pytest.approx(members_cost(8, work.shared) + 8 * work.eroded)
+
+
+def test_a_norm_touches_its_values_twice():
+    model = classifier(Normed("batch"))
+    found = work_of(trace(model.core, model.size), sites_of(model))
+    assert found.eroded == pytest.approx(TOUCH * 2 * 6 * 16 / (6 * 16 * 3 + 6 * 4))
 
 
 def test_what_cannot_be_eroded_is_refused_in_one_line():

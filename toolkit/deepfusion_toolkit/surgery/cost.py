@@ -9,6 +9,7 @@ from torch.fx import Node
 
 from deepfusion_edge.erosion import Site
 from deepfusion_toolkit.surgery.graph import CONVOLUTIONS, WEIGHTED, Traced
+from deepfusion_toolkit.surgery.place import place_of, values
 from deepfusion_toolkit.surgery.rows import shape_of
 from deepfusion_toolkit.surgery.sites import locate
 
@@ -62,9 +63,8 @@ def work_of(traced: Traced, sites: Sequence[Site]) -> Work:
     total = sum(multiply_adds(node) for node in traced.inside)
     touched = 0
     for found in locate(traced, sites):
-        shape = shape_of(found.node) or ()
-        values = prod(int(n) for n in shape[1:]) * traced.rows[found.node]
-        touched += values * (3 if found.kind == "norm" else 1)  # a norm keeps its bias apart
+        once = values(traced, place_of(traced, found))
+        touched += once * (2 if found.kind == "norm" else 1)  # a norm's bias is added afterwards
     return Work(share_before(traced, sites), TOUCH * touched / total if total else 0.0)
 
 

@@ -13,6 +13,7 @@ from deepfusion_edge.erosion import Site, width
 from deepfusion_edge.errors import ModelError
 from deepfusion_toolkit.surgery.graph import Erodible, Traced, aten, trace
 from deepfusion_toolkit.surgery.members import ONE_IMAGE, by_images, follow_members, spread
+from deepfusion_toolkit.surgery.place import place_of
 from deepfusion_toolkit.surgery.rows import shape_of
 from deepfusion_toolkit.surgery.sites import NORMS, Found, locate, penultimate
 
@@ -29,7 +30,8 @@ class ErodedModel(nn.Module):
     """A network with its erosion as an input.
 
     ``forward(image, factors)`` takes N images and N rows of factors, or K rows for each image, one
-    image after the other: then everything before the first site is computed once an image.
+    image after the other: then everything before the first site is computed once an image. Factors
+    are at least 0, as every kind of erosion draws them.
 
     Attributes:
         name: the base model's.
@@ -78,7 +80,7 @@ class ErodedModel(nn.Module):
 def erode(
     base: Erodible, sites: Sequence[Site], taps: Sequence[str] = (), *, several: bool = False
 ) -> ErodedModel:
-    """Insert a multiplication at each site and make the factors an input.
+    """Insert a multiplication for each site (see ``place_of``) and make the factors an input.
 
     Args:
         base: a classifier; its weights are shared, not copied.
@@ -96,12 +98,13 @@ def erode(
     graph = traced.module.graph
     tapped = [_named(traced, name) for name in taps]
     features = penultimate(traced)
+    places = [place_of(traced, found, tapped) for found in located]
     with graph.inserting_after(traced.image):
         factors = graph.placeholder("factors")
     columns = _columns(graph, factors, [site.channels for site in sites])
     eroded = {
-        found.node: _multiply(traced, found, column)
-        for found, column in zip(located, columns, strict=True)
+        place: _multiply(traced, found, place, column)
+        for found, place, column in zip(located, places, columns, strict=True)
     }
     logits = eroded.get(traced.logits, traced.logits)
     with graph.inserting_before(graph.output_node()):
@@ -137,10 +140,9 @@ def _columns(graph: Graph, factors: Node, channels: list[int]) -> list[Node]:
     return columns
 
 
-def _multiply(traced: Traced, found: Found, column: Node) -> Node:
-    """Insert one site's multiplication; return the node that now stands for its result."""
-    graph, node = traced.module.graph, found.node
-    shape = shape_of(node)
+def _multiply(traced: Traced, found: Found, node: Node, column: Node) -> Node:
+    """Insert one site's multiplication at its place; return what now stands for the result."""
+    graph, shape = traced.module.graph, shape_of(node)
     if shape is None:
         raise ModelError(f"layer '{node.name}' has no tensor result", "leave it out of the plan")
     dim, rows = traced.channel[node], traced.rows[node]
@@ -153,11 +155,10 @@ def _multiply(traced: Traced, found: Found, column: Node) -> Node:
     users = list(node.users)
     with graph.inserting_before(node.next):
         if found.kind == "norm" and (bias := _bias(node)) is not None:
-            # the mask is on the weight alone: b + f * (y - b)
+            # the mask is on the weight alone: the norm leaves its bias for afterwards
+            node.update_arg(NORMS[node.target][1], None)
             shift = _unsqueezed(graph, bias, inner=0, trailing=len(shape) - 1 - dim)
-            centred = graph.call_function(aten.sub.Tensor, (node, shift))
-            centred.meta["val"] = node.meta["val"]
-            scaled = _scaled(graph, centred, column, shape, dim, rows)
+            scaled = _scaled(graph, node, column, shape, dim, rows)
             result = graph.call_function(aten.add.Tensor, (scaled, shift))
         else:
             result = _scaled(graph, node, column, shape, dim, rows)

@@ -53,7 +53,7 @@ class Call:
             raise self.refuse(f"has no input {at}")
         if isinstance(value, Tensor):
             return value
-        return torch.from_numpy(np.ascontiguousarray(value))
+        return torch.from_numpy(np.array(value, order="C"))  # a scalar stays one
 
     def has(self, at: int) -> bool:
         """Whether an optional input is given."""

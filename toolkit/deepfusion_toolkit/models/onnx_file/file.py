@@ -23,6 +23,7 @@ TOLERANCE = 1e-5
 _CHECKED = 3
 _RGB, _DIMENSIONS = 3, 4
 _FLOAT = 1
+_FREE = "export it for a free batch (dynamic_axes), or give it as a .pt2 file"
 _REMEDY = "export the network again"
 _CONTROL = {"If", "Loop", "Scan"}
 _ENDINGS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -257,7 +258,8 @@ def _require_same(net: OnnxNet, model: "ModelProto", path: Path, size: tuple[int
         try:
             found = net(images)
         except ModelError as error:
-            raise ModelError(f"{path}: {error.what}", error.remedy) from error
+            merges = net.fixed is not None and _computes(net, images[:1])
+            raise ModelError(f"{path}: {error.what}", _FREE if merges else error.remedy) from error
     found = _ENDINGS[net.ending](found)
     if wanted.ndim != 2 or wanted.shape[1] < 2:  # noqa: PLR2004 - images and classes
         shape = ", ".join(map(str, wanted.shape[1:]))
@@ -270,5 +272,13 @@ def _require_same(net: OnnxNet, model: "ModelProto", path: Path, size: tuple[int
     if not apart <= TOLERANCE * scale:
         raise ModelError(
             f"{path}: torch and ONNX Runtime differ by {apart:.3g} in scores up to {scale:.3g}",
-            "export it for a free batch (dynamic_axes), or give it as a .pt2 file",
+            _FREE,
         )
+
+
+def _computes(net: OnnxNet, images: torch.Tensor) -> bool:
+    try:
+        net(images)
+    except ModelError:
+        return False
+    return True

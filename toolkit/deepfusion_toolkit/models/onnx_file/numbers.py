@@ -48,14 +48,14 @@ def _gather(call: Call) -> Result:
 
 def _slice(call: Call) -> Result:
     value = _at(call)
-    return value[slices(call, value.ndim)]
+    return value[slices(call, value.ndim, backwards=True)]
 
 
-def slices(call: Call, dimensions: int) -> tuple[slice, ...]:
+def slices(call: Call, dimensions: int, *, backwards: bool = False) -> tuple[slice, ...]:
     """Read what a Slice takes of each dimension.
 
     Raises:
-        ModelError: it goes backwards, which torch cannot.
+        ModelError: it goes backwards, which numpy can and torch cannot.
     """
     starts, ends = call.integers(1, "starts"), call.integers(2, "ends")
     if starts is None or ends is None:
@@ -64,10 +64,16 @@ def slices(call: Call, dimensions: int) -> tuple[slice, ...]:
     steps = call.integers(4, "steps") or [1] * len(starts)
     taken = [slice(None)] * dimensions
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        if step < 1:
+        if step < 1 and not (backwards and step):
             raise call.refuse(f"goes in steps of {step}")
         taken[axis] = slice(start, end, step)
     return tuple(taken)
+
+
+def _clip(call: Call) -> Result:
+    low, high = call.number(1, "min"), call.number(2, "max")
+    at_least = _at(call) if low is None else np.maximum(_at(call), low)
+    return at_least if high is None else np.minimum(at_least, high)
 
 
 def _unsqueeze(call: Call) -> Result:
@@ -114,6 +120,7 @@ OPERATORS: dict[str, Operator] = {
     "And": _two(np.logical_and),
     "Cast": _cast,
     "Ceil": lambda call: np.ceil(_at(call)),
+    "Clip": _clip,
     "Concat": lambda call: np.concatenate(
         [np.asarray(_at(call, n)) for n in range(len(call.inputs))], call.attribute("axis")
     ),

@@ -1,4 +1,4 @@
-"""Curves in pixels: a logarithmic axis, shares upwards, labels that do not overlap."""
+"""Curves in pixels: a logarithmic or even axis, shares upwards, labels that do not overlap."""
 
 from itertools import pairwise
 
@@ -20,6 +20,13 @@ def test_equal_ratios_are_equal_distances():
     assert made.lines[0].dots == [(LEFT, BOTTOM), (middle, (TOP + BOTTOM) / 2), (RIGHT, TOP)]
     assert made.across == [(LEFT, "20"), (middle, "80"), (RIGHT, "320")]
     assert [text for _, text in made.up] == ["0 %", "25 %", "50 %", "75 %", "100 %"]
+
+
+def test_even_steps_are_equal_distances_and_not_every_one_has_a_tick():
+    points = [(float(n), 0.5) for n in range(1, 42)]
+    made = drawn(Curves([Curve("clean", points)], "epoch", even=True))
+    assert made.lines[0].dots[20][0] == (LEFT + RIGHT) / 2
+    assert [text for _, text in made.across] == [str(n) for n in range(1, 42, 3)]
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=15))

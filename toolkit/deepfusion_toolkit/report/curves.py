@@ -1,4 +1,4 @@
-"""Lines of a chart in pixels: a logarithmic axis to the right, shares upwards."""
+"""Lines of a chart in pixels: a quantity to the right, shares upwards."""
 
 from dataclasses import dataclass
 from math import log
@@ -8,6 +8,8 @@ from deepfusion_toolkit.report.sections import Curves
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 560.0, 12.0, 312.0
 LABEL_STEP = 15.0
 """Least distance between two labels."""
+MOST_TICKS = 20
+"""To the right; of more places only every second, third, ... has one."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,12 @@ def drawn(section: Curves) -> Chart:
     if not points or any(x <= 0 or not 0 <= y <= 1 for x, y in points):
         raise ValueError("a chart needs points with x above 0 and shares in [0, 1]")
     places = sorted({x for x, _ in points})
-    low, high = log(places[0]), log(places[-1])
+    scale = float if section.even else log
+    low, high = scale(places[0]), scale(places[-1])
     width = (high - low) or 1.0
 
     def x_of(value: float) -> float:
-        return round(LEFT + (RIGHT - LEFT) * (log(value) - low) / width, 1)
+        return round(LEFT + (RIGHT - LEFT) * (scale(value) - low) / width, 1)
 
     def y_of(value: float) -> float:
         return round(BOTTOM - (BOTTOM - TOP) * value, 1)
@@ -66,8 +69,9 @@ def drawn(section: Curves) -> Chart:
         dots = [(x_of(x), y_of(y)) for x, y in curve.points]
         path = " ".join(f"{x},{y}" for x, y in dots)
         lines.append(Drawn(curve.label, path, dots, round(at[index] + 4, 1), curve.strong))
+    apart = 1 + len(places) // MOST_TICKS
     return Chart(
         sorted(lines, key=lambda line: line.strong),
-        [(x_of(x), f"{x:g}") for x in places],
+        [(x_of(x), f"{x:g}") for x in places[::apart]],
         [(y_of(share / 4), f"{25 * share} %") for share in range(5)],
     )

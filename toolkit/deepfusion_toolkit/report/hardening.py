@@ -112,6 +112,7 @@ def _curves(epochs: Sequence[Epoch]) -> Curves:
         "Held-out images, epoch by epoch",
         "Share of clean images and of each source's transfer examples right, fused; AUROC of the "
         "feature-variance score.",
+        even=True,
     )
 
 

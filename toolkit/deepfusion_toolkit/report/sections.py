@@ -124,12 +124,16 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """Shares against a quantity on a logarithmic axis, each line labelled at its end."""
+    """Shares against a quantity, each line labelled at its end.
+
+    The axis is logarithmic, or not where the quantity is counted in ``even`` steps.
+    """
 
     items: Sequence[Curve]
     x_label: str
     heading: str = ""
     note: str = ""
+    even: bool = False
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def tap(broker):
 
 
 @pytest.fixture
-def make_line(tmp_path, keys, make_keys, make_bundle):
+def make_line(tmp_path, keys, make_keys, make_bundle, tap):  # noqa: ARG001 - ends after it
     """``make_line(broker, port, **mqtt)`` -> a line that runs."""
     with contextlib.ExitStack() as stack:
 

@@ -92,9 +92,9 @@ class Learner:
         """Let batch norms find their statistics for weights that were mixed, not trained."""
         draw = stream(self.settings.seed, "settle")
         batches = torch.randperm(self.images, generator=draw).split(BATCH)
-        with torch.no_grad():
-            for at in range(SETTLE):
-                lesson = teacher.lesson(batches[at % len(batches)], draw)
+        for at in range(SETTLE):
+            lesson = teacher.lesson(batches[at % len(batches)], draw)
+            with torch.no_grad():
                 self._look(lesson, stream_of("settle", at))
 
     def _look(self, lesson: Lesson, drawn: int) -> tuple[Tensor, Tensor]:

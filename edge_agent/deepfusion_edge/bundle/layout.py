@@ -18,7 +18,7 @@ from deepfusion_edge.bundle.installed import Installed, read_installed
 from deepfusion_edge.bundle.manifest import MALFORMED, canonical
 from deepfusion_edge.bundle.probation import Record
 from deepfusion_edge.bundle.trust import choose_policy
-from deepfusion_edge.errors import InputError, StorageError, TrustError
+from deepfusion_edge.errors import StorageError, TrustError
 
 BUNDLES, CURRENT, PREVIOUS = "bundles", "current", "previous"
 PROBATION, HIGHEST, STAGING = "probation.json", "highest.json", "staging-"
@@ -46,13 +46,11 @@ def read_probation(state: Path) -> Record | None:
         TrustError: the record is damaged.
     """
     path = state / PROBATION
-    try:
-        with reading(path):
+    with reading(path):
+        try:
             content = path.read_bytes()
-    except InputError:
-        if path.exists():
-            raise
-        return None  # there is none, or it has ended this moment
+        except FileNotFoundError:
+            return None  # there is none, it has ended, or another one begins this moment
     try:
         record = msgspec.json.decode(content, type=Record)
     except MALFORMED as error:

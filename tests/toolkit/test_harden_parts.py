@@ -35,6 +35,7 @@ from deepfusion_toolkit.harden.pool import Examples, Workshop, sources_of
 from deepfusion_toolkit.harden.search import Point, pareto, ranked
 from deepfusion_toolkit.harden.settings import Settings
 from deepfusion_toolkit.harden.training import (
+    ENOUGH,
     GOOD,
     PATIENCE,
     best,
@@ -266,13 +267,14 @@ def test_half_of_the_attacked_images_are_made_on_the_model_as_it_is():
 def test_as_long_as_attacks_are_only_told_none_is_made_on_the_model():
     teachers = [teacher_at(unseen) for unseen in (GOOD + 0.1, GOOD - 0.1)]
     assert [teacher.itself is None for teacher in teachers] == [True, False]
+    assert teacher_at(GOOD - 0.1, ENOUGH - 1).itself is None  # nor in a run that is too short
 
 
-def teacher_at(unseen):
+def teacher_at(unseen, epochs=ENOUGH):
     """Give what the second epoch is taught by."""
     base = nets.classifier(nets.public)
     eroded = eroded_end(base)
-    settings = Settings(epochs=9)
+    settings = Settings(epochs=epochs)
     learner = Learner(Defended(eroded), settings, 4, base.classes)
     images = Images(torch.zeros(4, 3, *base.size).byte(), torch.zeros(4).long(), tuple("abcd"))
     examples = [Examples(images.pixels, torch.arange(4))]

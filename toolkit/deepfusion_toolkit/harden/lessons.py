@@ -94,8 +94,8 @@ class Transfer:
     Half of the attacked images are not of the pool but made on the model itself. Alone, examples of
     few surrogates teach what these surrogates' perturbations look like, not robustness: against
     nets that were not among them, accuracy stays low. The scores are not asked to notice these:
-    they move as the model does, and on PCB images the scores then never settled. While attacks are
-    only learned to be told (``itself`` is None), all are of the pool.
+    they move as the model does. While attacks are only learned to be told, and in short runs
+    (``itself`` is None), all are of the pool.
 
     What is wanted of all of them is in part what the undefended model says of the clean image
     (Furlanello et al., ICML 2018): labels alone are soon learned by heart, and clean accuracy on

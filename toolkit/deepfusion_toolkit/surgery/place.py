@@ -1,7 +1,8 @@
 """Where a site's multiplication is done: on the smallest map that gives the same result."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from math import prod
+from typing import cast
 
 from torch.fx import Node
 
@@ -52,5 +53,5 @@ def _pools(node: Node, channel: int) -> bool:
         return channel == dims - 3
     if node.target != aten.mean.dim:
         return False
-    over = node.args[1] or range(dims)
-    return not {0, channel} & {int(d) % dims for d in over}  # type: ignore[union-attr, arg-type]
+    over = cast("Sequence[int]", node.args[1] or range(dims))
+    return not {0, channel} & {d % dims for d in over}

@@ -42,6 +42,7 @@ from deepfusion_edge.report import payload
 from deepfusion_edge.report.publisher import Publisher
 from deepfusion_edge.source import open_source
 from deepfusion_edge.watchdog import Watchdog, notify
+from deepfusion_edge.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class _Agent:
         self._watchdog = Watchdog(config.model.watchdog_s)
         self._judge: Judge | None = None
         self._feed: Feed | None = None
-        self._publishing: _Thread | None = None
+        self._publishing: Worker | None = None
         self._lost: set[str] = set()  # sources of which it was said
         self._window = Window()
         self._problem: str | None = None
@@ -152,17 +153,17 @@ class _Agent:
         if self._problem is not None:
             self._alerts.tell("commands", self._problem)
 
-        def publish(drain_timeout_s: float) -> "_Thread":
+        def publish(drain_timeout_s: float) -> Worker:
             def work(finish: threading.Event) -> None:
                 publisher.run(finish, drain_timeout_s=drain_timeout_s)
 
-            return _Thread("publisher", work, self._control.stop)
+            return Worker("publisher", work, self._control.stop)
 
         with ExitStack() as threads:
             if self._seeing is not None:
-                threads.enter_context(_Thread("http", self._serve, self._control.stop))
-            threads.enter_context(_Thread("observers", self._handed.run, self._control.stop))
-            threads.enter_context(_Thread("watch", self._watch, self._control.stop))
+                threads.enter_context(Worker("http", self._serve, self._control.stop))
+            threads.enter_context(Worker("observers", self._handed.run, self._control.stop))
+            threads.enter_context(Worker("watch", self._watch, self._control.stop))
             try:
                 judge = start.begin(
                     self._config,
@@ -227,12 +228,12 @@ class _Agent:
     def _commands(self) -> AbstractContextManager[object]:
         if self._desk is None:
             return nullcontext()
-        return _Thread("commands", self._desk.run, self._control.stop)
+        return Worker("commands", self._desk.run, self._control.stop)
 
     def _loop(self, judge: Judge) -> None:
         feed, stop = self._feed, self._control.stop
         assert feed is not None  # noqa: S101 - _begin made it
-        with _Thread("feeder", feed.run, stop):
+        with Worker("feeder", feed.run, stop):
             while not (stop.is_set() or feed.ended):
                 self._watchdog.beat()
                 self._control.serve(judge)
@@ -319,39 +320,6 @@ class _Agent:
         elif state.state == "connected" and name in self._lost:
             self._lost.discard(name)
             self._alerts.tell("source", f"{name} is connected again")
-
-
-class _Thread:
-    """A thread as a context: leaving it asks it to finish and waits; its failure ends the run."""
-
-    def __init__(
-        self, name: str, work: Callable[[threading.Event], None], stop: threading.Event
-    ) -> None:
-        self._work, self._stop = work, stop
-        self._finish = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def __enter__(self) -> "_Thread":  # noqa: PYI034 - Self is not in Python 3.10
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.finish(None)
-        if self._failure is not None and kind is None:
-            raise self._failure
-
-    def finish(self, timeout_s: float | None) -> None:
-        """Ask it to finish and wait."""
-        self._finish.set()
-        self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        try:
-            self._work(self._finish)
-        except BaseException as error:  # noqa: BLE001 - carried to the thread that can report it
-            self._failure = error
-            self._stop.set()
 
 
 def _undelivered(publisher: Publisher, kept: int, waited_s: float) -> UnreachableError:

@@ -4,16 +4,13 @@ Connecting, back-off, TLS, Last Will, subscriptions and confirmations; what is p
 publisher's business. One thread drives it by calling :meth:`Connection.step`.
 """
 
-import contextlib
 import functools
 import logging
-import os
 import random
 import select
 import socket
 import ssl
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,8 +22,10 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from deepfusion_edge.config import Mqtt
 from deepfusion_edge.console import one_line
+from deepfusion_edge.report.alarm import Alarm
 from deepfusion_edge.report.messages import Incoming, Message, Subscription
-from deepfusion_edge.report.tls import tls_context, tls_problem
+from deepfusion_edge.report.reasons import connection_problem, refusal
+from deepfusion_edge.report.tls import tls_context
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +95,7 @@ class Connection:
         self._unfenced: list[int] = []  # numbers of messages with QoS 0, below zero
         self._fences: dict[int, list[int]] = {}
         self._last_number = 0
-        self._alarm = _Alarm()
+        self._alarm = Alarm()
 
     @property
     def address(self) -> str:
@@ -212,7 +211,7 @@ class Connection:
             else:
                 code = client.connect(config.host, config.port, config.keepalive_s)
         except (OSError, ValueError, paho.WebsocketConnectionError) as error:
-            self._failed(_connection_problem(error))
+            self._failed(connection_problem(error))
             return
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._failed(paho.error_string(code))
@@ -261,7 +260,7 @@ class Connection:
         properties: Properties | None,
     ) -> None:
         if reason.is_failure:
-            self._told = _refusal(str(reason))
+            self._told = refusal(str(reason))
             return  # the broker closes; on_disconnect counts the failure
         log.info("broker %s: connected", self.address)
         if self._subscriptions:
@@ -385,51 +384,3 @@ class Connection:
         client.on_socket_register_write = lambda *_: None
         client.on_message = self._on_message
         return client
-
-
-class _Alarm:
-    """Wakes a thread that waits in select; costs nothing while that thread is busy."""
-
-    def __init__(self) -> None:
-        self._reader, self._writer = os.pipe()
-        for end in (self._reader, self._writer):
-            os.set_blocking(end, False)
-            weakref.finalize(self, os.close, end)
-        self._asleep = self._rung = False
-
-    def fileno(self) -> int:
-        return self._reader
-
-    def ring(self) -> None:
-        self._rung = True
-        if self._asleep:
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._writer, b"!")
-
-    def __enter__(self) -> bool:
-        """Go to sleep; say whether it rang before."""
-        self._asleep = True  # first: who rings from now on writes
-        return self._rung
-
-    def __exit__(self, *_: object) -> None:
-        self._asleep = self._rung = False
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._reader, 4096)
-
-
-def _refusal(reason: str) -> str:
-    """Say what a CONNACK other than success asks the user to do."""
-    text = f"the broker refused the connection ({reason})"
-    if any(sign in reason.lower() for sign in ("user name", "password", "authori")):
-        text += ", check mqtt.username and the password"
-    return text
-
-
-def _connection_problem(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return tls_problem(error)
-    if isinstance(error, socket.gaierror):
-        return f"host name not found ({error.strerror})"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

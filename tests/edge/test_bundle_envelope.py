@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from deepfusion_edge.bundle import envelope as dsse
 from deepfusion_edge.errors import TrustError, UsageError
 
+pytestmark = pytest.mark.processor
+
 # RFC 8032, section 7.1, test 1.
 SEED = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
 PUBLIC = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"

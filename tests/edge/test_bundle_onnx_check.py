@@ -10,6 +10,8 @@ from onnx import TensorProto, helper
 from deepfusion_edge.bundle.onnx_check import SCHEMA, check_onnx
 from deepfusion_edge.errors import ModelError
 
+pytestmark = pytest.mark.processor
+
 
 @pytest.fixture
 def model(toy) -> onnx.ModelProto:

@@ -30,6 +30,8 @@ from deepfusion_edge.commands.message import (
 from deepfusion_edge.errors import TrustError
 from tests.edge.command_parts import AGENT, ALL, EXPIRES, ISSUED, NOW, Signer, command
 
+pytestmark = pytest.mark.processor
+
 SHA = "ab" * 32
 INSTALLS = (
     Install(bytes=3000, sha256=SHA, url="https://example.com/line.dfb", chunks=None),

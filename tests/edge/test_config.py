@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from deepfusion_edge.config import AgentConfig, parse_config
 from deepfusion_edge.errors import UsageError
 
+pytestmark = pytest.mark.processor
+
 FOLDER = Path("/etc/line")
 SOURCE = {"kind": "folder", "name": "cam", "path": "frames"}
 MINIMAL = {"state_dir": "state", "sources": [SOURCE]}

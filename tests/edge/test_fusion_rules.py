@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from deepfusion_edge.fusion import MEAN, RULES, fuse, left_out
 
+pytestmark = pytest.mark.processor
+
 LIAR = np.array([[0.9, 0.1]] * 3 + [[0.0, 1.0]], np.float32)
 """Three members of one mind and one that is certain of the other class."""
 

@@ -13,6 +13,8 @@ from deepfusion_edge.bundle.manifest import Preprocess
 from deepfusion_edge.errors import InputError
 from deepfusion_edge.image import as_input, decode, encode_png, probe_image, to_input
 
+pytestmark = pytest.mark.processor
+
 PIXELS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
 

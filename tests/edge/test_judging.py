@@ -19,6 +19,8 @@ from deepfusion_edge.report.payload import Alert, Decision
 from deepfusion_edge.runtime.base import Session
 from deepfusion_edge.source.base import Frame
 
+pytestmark = pytest.mark.processor
+
 NEVER = Threshold(suspect=None, reject=None)
 OVER_ALL = Thresholds(Threshold(0.5, 0.9), NEVER, 0.01, 1000)
 POLICY = Policy(

@@ -12,6 +12,8 @@ from deepfusion_edge.errors import ModelError
 from deepfusion_edge.runtime.base import Session
 from deepfusion_edge.runtime.ort import OrtSession
 
+pytestmark = pytest.mark.processor
+
 
 @pytest.fixture
 def model(toy):

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from deepfusion_edge.errors import StorageError
 from deepfusion_edge.outbox import CORRUPT, DATABASE, Outbox, read_counters
 
+pytestmark = pytest.mark.processor
+
 
 def open_box(folder, *, max_events=1000, max_bytes=2**24, ttl_s=None):
     return Outbox(folder, max_events=max_events, max_bytes=max_bytes, ttl_s=ttl_s)

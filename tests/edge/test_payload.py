@@ -10,6 +10,8 @@ from deepfusion_edge.erosion import MAX_SEED
 from deepfusion_edge.fusion import Verdict
 from deepfusion_edge.report import payload
 
+pytestmark = pytest.mark.processor
+
 SUBJECT = payload.Subject(source="cam", frame="a/b.png", sequence=3, captured_s=1769860800.25)
 BUNDLE = payload.BundleRef(id="line", digest="ab" * 32, sequence=7)
 VERDICT = Verdict(

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from deepfusion_edge.fusion import Threshold, Thresholds, Verdict
 from deepfusion_edge.policy import Level, Policy, Trend, Usual, follow, look
 
+pytestmark = pytest.mark.processor
+
 K = 8
 SCORES = st.floats(0, 1)
 TREND = Trend(weight=0.1, rise=0.5, fall=0.2)

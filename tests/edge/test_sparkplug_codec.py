@@ -21,6 +21,8 @@ from deepfusion_edge.sparkplug.payload import (
 )
 from deepfusion_edge.sparkplug.wire import WireError, fields, put_bytes, put_number, varint
 
+pytestmark = pytest.mark.processor
+
 U64 = st.integers(0, 2**64 - 1)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 VALUES = st.one_of(

@@ -19,6 +19,8 @@ from deepfusion_edge.bundle.manifest import (
 from deepfusion_edge.bundle.verify import authentic, trust
 from deepfusion_edge.errors import TrustError
 
+pytestmark = pytest.mark.processor
+
 NOW = "2026-06-01T00:00:00Z"
 
 

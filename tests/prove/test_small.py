@@ -2,13 +2,15 @@
 
 import io
 import os
+import shutil
+import sys
 
 import pytest
 from PIL import Image
 
 from benchmarks.prove.bundles import Maker
-from benchmarks.prove.faults.claim import BrokenError
-from benchmarks.prove.small import aarch64
+from benchmarks.prove.faults.claim import BrokenError, NotPossibleError
+from benchmarks.prove.small import aarch64, emulated
 from benchmarks.prove.small.verdicts import decide, limited, same
 from deepfusion_edge.errors import UsageError
 from tests.edge.conftest import keys, make_bundle, make_keys  # noqa: F401 - fixtures
@@ -73,3 +75,45 @@ def test_the_table_takes_its_place_in_the_page():
     assert aarch64.replaced(new, aarch64.table(found)) == new
     with pytest.raises(UsageError, match="the page has no"):
         aarch64.replaced("nothing", "table")
+
+
+@pytest.fixture
+def native(tmp_path):
+    """Give what ``emulated`` runs the tests with, on this processor and in no other root."""
+    emulated.copy(tmp_path / "work")
+    return (shutil.which("env"),), sys.executable, tmp_path / "work"
+
+
+def test_the_agents_tests_run_in_a_copy_and_notice_a_wrong_line(native):
+    env, python, folder = native
+    passed, said = emulated.run(env, python, folder, ("tests/edge/test_fusion_rules.py",))
+    assert passed > 10
+    assert said.startswith(f"{passed} passed")
+    emulated.unnoticed(folder, env, python, folder)
+    with pytest.raises(BrokenError, match="FAILED tests/edge/test_fusion_rules"):
+        emulated.run(env, python, folder, ("tests/edge/test_fusion_rules.py",))
+
+
+def test_a_wrong_line_that_nothing_notices_is_a_failure(native, monkeypatch):
+    env, python, folder = native
+    monkeypatch.setattr(emulated, "WRONG", "\n")
+    with pytest.raises(BrokenError, match="is not noticed"):
+        emulated.unnoticed(folder, env, python, folder)
+
+
+def test_tests_that_do_not_end_are_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(emulated, "_PATIENCE_S", 0.2)
+    sleeper = (sys.executable, "-c", "import time; time.sleep(60)")
+    with pytest.raises(BrokenError, match="did not end"):
+        emulated.run(sleeper, "python", tmp_path, ())
+
+
+def test_without_a_folder_of_that_processor_nothing_is_claimed(tmp_path, monkeypatch):
+    monkeypatch.delenv(emulated.ROOT, raising=False)
+    with pytest.raises(NotPossibleError, match="names no folder"):
+        emulated.root()
+    monkeypatch.setenv(emulated.ROOT, str(tmp_path))
+    with pytest.raises(NotPossibleError, match="chroot"):
+        emulated.root()
+    with pytest.raises(NotPossibleError, match="chroot"):
+        emulated.own_tests(tmp_path)

@@ -1,10 +1,8 @@
-"""The part ``small``: one core and one gigabyte, and the device's wheel on aarch64."""
+"""The part ``small``: one core and one gigabyte; the device's package and its tests on aarch64."""
 
 import argparse
-import os
 import platform
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +11,9 @@ from benchmarks.agent.rig import bundle_of, photographs
 from benchmarks.prove.bundles import Maker
 from benchmarks.prove.faults.claim import BrokenError, NotPossibleError, need
 from benchmarks.prove.result import Part, Row
-from benchmarks.prove.small import aarch64
+from benchmarks.prove.small import aarch64, emulated
 from benchmarks.prove.small.verdicts import decide, limited, same
 
-ROOT = "DEEPFUSION_AARCH64_ROOT"
-"""Names a folder with an aarch64 Debian; docs/install-jetson.md says how it is made."""
 _GIB, _TOO_LITTLE = 2**30, 2**27
 _FRAMES, _FEW = 100, 10
 _MEMORY = "seven eighths of the memory"
@@ -48,23 +44,28 @@ def measure(options: argparse.Namespace, work: Path) -> Part:
         return ""
 
     def other_processor() -> str:
-        root = _root()
+        root = emulated.root()
         few = pictures[:_FEW]
         place = Path(tempfile.mkdtemp(dir=root / "srv"))
         try:
             inside = Path("/") / place.relative_to(root) / "work"
-            emulated = decide(maker, few, place / "work", inside=inside, command=_python_in(root))
+            theirs = decide(
+                maker, few, place / "work", inside=inside, command=emulated.python_in(root)
+            )
         finally:
             shutil.rmtree(place, ignore_errors=True)
-        most = same(decide(maker, few, work / "native"), emulated)
-        return (
-            f"{len(emulated)} frames on aarch64 and {platform.machine()}: scores within {most:.1g}"
-        )
+        most = same(decide(maker, few, work / "native"), theirs)
+        return f"{len(theirs)} frames on aarch64 and {platform.machine()}: scores within {most:.1g}"
 
     rows = [
         _row("The agent judges right with one core and 1 GiB of address space", within, _MEMORY),
         _row("With an eighth of it, it ends and judges nothing", too_little, _MEMORY),
         _row("The device's package judges the same on aarch64 (emulated)", other_processor),
+        _row(
+            "The agent's own tests of numbers, bytes and native packages pass there",
+            lambda: emulated.own_tests(emulated.root()),
+            "the fusion of members",
+        ),
     ]
     rows += [
         _row(
@@ -84,25 +85,6 @@ def _row(claim: str, show: Callable[[], str], guard: str = "") -> Row:
         return Row(claim, "not possible", str(error), guard)
     except BrokenError as error:
         return Row(claim, "failed", str(error), guard)
-
-
-def _root() -> Path:
-    named = os.environ.get(ROOT)
-    if named is None:
-        raise NotPossibleError(f"{ROOT} names no folder with an aarch64 system")
-    root = Path(named)
-    try:
-        done = subprocess.run([*_python_in(root), "-c", "pass"], capture_output=True, check=False)
-    except OSError as error:
-        raise NotPossibleError(f"chroot: {error}") from error
-    if done.returncode:
-        raise NotPossibleError(f"{root}: {done.stderr.decode(errors='replace').strip()}")
-    return root
-
-
-def _python_in(root: Path) -> tuple[str, ...]:
-    tool = shutil.which("chroot", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or "chroot"
-    return (tool, str(root), "/usr/bin/env", "PYTHONPATH=/srv/site", "/usr/bin/python3")
 
 
 def _wheels(python: str, work: Path) -> str:

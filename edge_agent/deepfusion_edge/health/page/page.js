@@ -120,7 +120,7 @@ function drawTrend(id, data, key, unit) {
     picture.append(svg("polygon", { class: "most", points: [...upper, ...lower.slice().reverse()].join(" ") }),
       svg("polyline", { class: "mean", points: lower.join(" ") }));
   }
-  const say = (step) => `${clock(step.at * 1000)}: mean ${number(mean(step))}, highest ${number(step[`${key}_max`])} ${unit}, ${count(step.frames)} frames, ${count(step.notable)} not accepted`;
+  const say = (step) => `${clock(step.at * 1000)}: mean ${number(mean(step))}, highest ${number(step[`${key}_max`])} ${unit}, ${count(step.frames)} ${step.frames === 1 ? "frame" : "frames"}, ${count(step.notable)} not accepted`;
   const words = el("p", {}, say(steps.at(-1)));
   picture.addEventListener("pointermove", (event) => {
     const box = picture.getBoundingClientRect(), at = ((event.clientX - box.left) / box.width) * width;

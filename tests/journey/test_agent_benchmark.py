@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from benchmarks.agent import faults
+from benchmarks.agent import faults, picture
 from benchmarks.agent.measure import GOALS
 from benchmarks.cli import main
+from deepfusion_edge import console
+from deepfusion_edge.errors import InputError
 
 
 def body(number, *, source="cam", seed=None, token="a"):  # noqa: S107 - of a database
@@ -68,3 +70,14 @@ def test_every_part_runs_small_and_the_json_keeps_what_was_measured(tmp_path, ma
     assert (summary["kills"], summary["broker_restarts"]) == (2, 2)
     assert (summary["lost"], summary["duplicated_after_ids"], summary["reordered"]) == (0, 0, 0)
     assert "fps_over_bare" in capfd.readouterr().out
+
+
+def test_a_picture_of_the_page_needs_images_and_a_browser(tmp_path, monkeypatch, capsys):
+    words = ["picture", "page.png", "--bundle", "b", "--trust", "k", "--images", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", words)
+    monkeypatch.setattr(picture, "BROWSERS", ("sh",))
+    assert console.run(picture.main) == InputError.exit_code
+    assert "no folder of --images holds" in capsys.readouterr().err
+    monkeypatch.setattr(picture, "BROWSERS", ())
+    assert console.run(picture.main) == InputError.exit_code
+    assert "no Chromium on this machine" in capsys.readouterr().err

@@ -310,7 +310,7 @@ def merged():
 
 second = helper.make_tensor_value_info("mask", TensorProto.FLOAT, (1,))
 REFUSED = {
-    "control-flow": (with_branch, r"node 'choice' \(If\) is control flow"),
+    "control-flow": (with_branch, r"node 'choice' \(If\) is control flow, which cannot be eroded"),
     "unknown": (unknown, r"node 'odd-sum' \(Einsum\).*also unknown: Hardmax"),
     "custom": (foreign, r"node 'own' \(com.user.Gelu\) is no operator"),
     "two-outputs": (two_outputs, r"2 outputs \(y, flat\)"),

@@ -17,6 +17,7 @@ COMMANDS = {
     "coverage": "benchmarks.coverage.command",
     "defence": "benchmarks.defence.command",
     "latency": "benchmarks.latency.command",
+    "onnx-files": "benchmarks.coverage.onnx_files",
     "prove": "benchmarks.prove.command",
 }
 """Sub-command -> module with ``add_arguments(parser)`` and ``run(options) -> int``.

@@ -14,6 +14,8 @@ from deepfusion_edge.erosion import Kind, Site
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.surgery import DEFAULT_STRENGTH, ErodedModel, erode, find_sites
 from deepfusion_toolkit.surgery.graph import trace
+from deepfusion_toolkit.surgery.place import place_of
+from deepfusion_toolkit.surgery.sites import locate
 
 KINDS: tuple[Kind, ...] = ("skip", "activation", "norm")
 TOLERANCE = 1e-4
@@ -29,12 +31,14 @@ class Laws(NamedTuple):
         unchanged: all ones against the original: the largest difference of probabilities.
         together: members together against one by one, likewise.
         silent: names of the sites with a factor that changes nothing.
+        waiting: how many sites are multiplied behind a pooling, where the map is smaller.
     """
 
     sites: tuple[int, int, int]
     unchanged: float
     together: float
     silent: tuple[str, ...]
+    waiting: int
 
     @property
     def hold(self) -> bool:
@@ -80,7 +84,9 @@ def examine(model: Classifier, seen: Tensor) -> Laws:
         )
     counts = [sum(site.kind == kind for site in sites) for kind in KINDS]
     silent = tuple(silent_sites(eroded, sites, seen))
-    return Laws((counts[0], counts[1], counts[2]), unchanged, together, silent)
+    traced = trace(model.core, model.size)
+    waiting = sum(place_of(traced, each) is not each.node for each in locate(traced, sites))
+    return Laws((counts[0], counts[1], counts[2]), unchanged, together, silent, waiting)
 
 
 def silent_sites(eroded: ErodedModel, sites: Sequence[Site], seen: Tensor) -> list[str]:

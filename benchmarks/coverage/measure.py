@@ -34,6 +34,7 @@ class Row(msgspec.Struct, frozen=True):
         family, spec, side: which network, at which image size in pixels.
         millions: of parameters.
         sites: skips, activations, norms.
+        waiting: how many of them are multiplied behind a pooling, see ``surgery.place``.
         unchanged, together: see ``laws.Laws``; None where a step before failed.
         silent: names of sites with a factor that changes nothing.
         onnx: largest difference of a member's probability, ONNX Runtime against torch.
@@ -52,6 +53,7 @@ class Row(msgspec.Struct, frozen=True):
     onnx: float | None = None
     tensorrt: tuple[str, ...] | None = None
     failure: str = ""
+    waiting: int | None = None
 
     @property
     def passed(self) -> bool:
@@ -101,6 +103,7 @@ def _with_laws(row: Row, model: Classifier, seen: Tensor) -> Row:
     return msgspec.structs.replace(
         row,
         sites=found.sites,
+        waiting=found.waiting,
         unchanged=found.unchanged,
         together=found.together,
         silent=found.silent,

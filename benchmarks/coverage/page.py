@@ -25,6 +25,8 @@ Made by `make coverage` (`python -m benchmarks coverage`), not by hand.
 
 - **sites**: skips + activations + norms that surgery finds. All of them are eroded at once for the
   next two columns.
+- **waits**: how many of them are multiplied behind a pooling that alone reads them, where the map
+  is smaller and the result the same. {waits}
 - **all ones**, **together**: the largest difference of a probability between the original network
   and all-ones factors, and between K members at once and one by one; at most {laws:g}. Moreover,
   every single factor has to change the output; a network with one that does not has failed.
@@ -37,8 +39,9 @@ Made by `make coverage` (`python -m benchmarks coverage`), not by hand.
 Random weights hide mistakes (norms that start at zero, closed rectifiers), so norms and layer
 scales are drawn anew and each layer's biases are set from the images: every channel is felt.
 
-| family | network | pixels | M weights | sites | all ones | together | ONNX Runtime | TensorRT |
-|---|---|---:|---:|---:|---:|---:|---:|---|"""
+| family | network | pixels | M weights | sites | waits | all ones | together | ONNX Runtime \
+| TensorRT |
+|---|---|---:|---:|---:|---:|---:|---:|---:|---|"""
 
 
 class _File(msgspec.Struct):
@@ -80,6 +83,7 @@ def as_markdown(rows: Sequence[Row], unmeasured: Sequence[str] = ()) -> str:
             share=f"{len(passed)} of {len(rows)} networks of {families} families pass",
             classes=CLASSES,
             libraries=libraries,
+            waits=_waits(rows),
             laws=TOLERANCE,
             parity=TOLERANCES["members"].absolute,
         )
@@ -98,6 +102,12 @@ def as_markdown(rows: Sequence[Row], unmeasured: Sequence[str] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _waits(rows: Sequence[Row]) -> str:
+    counts = [row.waiting for row in rows if row.waiting is not None]
+    some, most = sum(map(bool, counts)), max(counts, default=0)
+    return f"{some} of {len(counts)} networks have such a site, {most} at most."
+
+
 def _line(row: Row) -> str:
     sites = " + ".join(map(str, row.sites)) if row.sites else "-"
     cells = [
@@ -106,6 +116,7 @@ def _line(row: Row) -> str:
         str(row.side),
         f"{row.millions:.1f}",
         sites,
+        "-" if row.waiting is None else str(row.waiting),
         _figure(row.unchanged),
         _figure(row.together),
         _figure(row.onnx),

@@ -2,14 +2,21 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 from deepfusion_edge.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from deepfusion_edge.erosion import Kind
 
 MEMBERS = (1, 2, 4, 8, 16, 32)
 RUNTIMES = ("CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider")
 """That are measured where ONNX Runtime has them."""
 MODELS = ("timm:resnet18", "timm:resnet50", "timm:mobilenetv3_large_100", "efficientnet-lite0")
 """Measured where nothing is named. Weights do not matter to the clock: they are drawn."""
+
+KINDS: tuple["Kind", ...] = ("skip", "activation")
+"""Eroded in a ``--model`` where nothing is said."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S,S",
         help="erode each --model also from the first site on that has at least this share of the"
         " multiply-adds before it: shows how the predicted cost holds elsewhere",
+    )
+    parser.add_argument(
+        "--kinds",
+        type=_kinds,
+        default=KINDS,
+        metavar="KIND,KIND",
+        help="of sites in each --model: skip, activation, norm"
+        f" (default: {','.join(KINDS)}, which cost least)",
     )
     parser.add_argument("--json", type=Path, required=True, metavar="FILE")
     parser.add_argument("--html", type=Path, metavar="FILE", help="a page with tables and plots")
@@ -131,6 +146,16 @@ def _shares(text: str) -> tuple[float, ...]:
     if not all(0 <= share < 1 for share in found):
         raise argparse.ArgumentTypeError(f"'{text}' has a share outside [0, 1)")
     return found
+
+
+def _kinds(text: str) -> tuple["Kind", ...]:
+    from deepfusion_edge.erosion import Kind
+
+    known: tuple[Kind, ...] = get_args(Kind)
+    wanted = text.split(",")
+    if not set(wanted) <= set(known):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of {', '.join(known)}")
+    return tuple(kind for kind in known if kind in wanted)
 
 
 def _size(text: str) -> tuple[int, int]:

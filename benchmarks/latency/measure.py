@@ -138,7 +138,9 @@ def run(options: argparse.Namespace) -> int:
 def _subjects(options: argparse.Namespace) -> list[Subject]:
     found = [subjects.of_bundle(path, options.trust, options.plain) for path in options.bundle]
     places = (None, *options.share)
-    return found + [subjects.of_model(spec, GOAL, at) for spec in options.model for at in places]
+    return found + [
+        subjects.of_model(spec, GOAL, at, options.kinds) for spec in options.model for at in places
+    ]
 
 
 def measure(subject: Subject, options: argparse.Namespace, provider: str, threads: int) -> Run:

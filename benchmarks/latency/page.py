@@ -26,7 +26,7 @@ from deepfusion_toolkit.threats.ablation import FormRow
 if TYPE_CHECKING:
     from benchmarks.latency.measure import Run
 
-COLUMNS = ["what", "p50 ms", "p95 ms", "p99 ms", "ratio", "p95 ratio", "arithmetic floor"]
+COLUMNS = ["what", "p50 ms", "p95 ms", "p99 ms", "ratio", "p95 ratio", "floor", "predicted"]
 
 
 class _Threats(msgspec.Struct):
@@ -65,6 +65,7 @@ def rows(run: "Run") -> list[list[Cell]]:
     from benchmarks.latency.measure import GOAL, together
 
     floors = {together(k): f"{floor:.3f}" for k, floor in run.floors.items()}
+    predicted = {together(k): f"{cost:.3f}" for k, cost in run.predicted.items()}
     found: list[list[Cell]] = [
         [
             name,
@@ -72,21 +73,22 @@ def rows(run: "Run") -> list[list[Cell]]:
             f"{t.ratio:.3f}",
             f"{t.ratio_p95:.3f}",
             floors.get(name, ""),
+            predicted.get(name, ""),
         ]
         for name, t in run.variants.items()
     ]
     stages, cold = run.stages, run.cold
-    empty = ("",) * 2
-    found.append(["camera frame to input", f"{stages.preprocess_ms:.2f}", *empty, "", *empty])
+    few, rest = ("",) * 2, ("",) * 3
+    found.append(["camera frame to input", f"{stages.preprocess_ms:.2f}", *few, "", *rest])
     for name, ratio in (
         ("common part", stages.prefix),
         (f"own part of {GOAL}", stages.tail),
         ("fusion and scores", stages.fuse),
     ):
-        found.append([name, "", *empty, f"{ratio:.3f}", *empty])
-    found.append(["load and first answer", f"{1000 * cold.first_answer_s:.0f}", *empty, "", *empty])
+        found.append([name, "", *few, f"{ratio:.3f}", *rest])
+    found.append(["load and first answer", f"{1000 * cold.first_answer_s:.0f}", *few, "", *rest])
     if cold.peak_memory_mib is not None:
-        found.append([f"peak memory {cold.peak_memory_mib:.0f} MiB", "", *empty, "", *empty])
+        found.append([f"peak memory {cold.peak_memory_mib:.0f} MiB", "", *few, "", *rest])
     return found
 
 
@@ -123,7 +125,8 @@ def make(
     sections: list[Section] = [
         Text(
             "One graph computes what all members have in common once. Ratios are to one run of the "
-            "plain model in the same round; the arithmetic floor counts multiply-adds alone."
+            "plain model in the same round; the arithmetic floor counts multiply-adds alone, "
+            "the predicted cost also counts the factors' own multiplications."
         )
     ]
     if forms:

@@ -8,13 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from benchmarks.latency.command import KINDS
 from benchmarks.latency.plain import without_erosion
 from deepfusion_edge import erosion
 from deepfusion_edge.bundle import store
 from deepfusion_edge.bundle.container import open_bundle
 from deepfusion_edge.bundle.manifest import MODEL, parse_manifest
 from deepfusion_edge.bundle.onnx_check import check_onnx
-from deepfusion_edge.erosion import Site
+from deepfusion_edge.erosion import Kind, Site
 from deepfusion_edge.errors import ModelError
 from deepfusion_edge.line import utc_now
 from deepfusion_export.onnx import plain_to_onnx, to_onnx
@@ -103,15 +104,25 @@ def of_bundle(path: Path, trust: Sequence[Path], spec: str | None) -> Subject:
     )
 
 
-def of_model(spec: str, members: int, share: float | None = None) -> Subject:
+def of_model(
+    spec: str, members: int, share: float | None = None, kinds: Sequence[Kind] = KINDS
+) -> Subject:
     """Erode a model from its last stage on, or from where a share of the work lies before.
+
+    Args:
+        spec: see ``models.load``; ``timm:NAME`` with random weights.
+        members: K, for the graph's example.
+        share: of the multiply-adds, at least so much before the first site; None: last stage.
+        kinds: of the sites.
 
     Raises:
         ModelError: it cannot be loaded, has nothing to erode, or cannot be exported.
     """
     model = _fresh(spec.removeprefix("timm:")) if spec.startswith("timm:") else models.load(spec)
-    eroded = erode(model, last_stage(model) if share is None else later_than(model, share))
+    sites = last_stage(model, kinds) if share is None else later_than(model, share, kinds)
+    eroded = erode(model, sites)
     place = "" if share is None else f" from {share:g}"
+    place += "" if tuple(kinds) == KINDS else f", {' and '.join(kinds)}"
     return Subject(
         spec.removeprefix("timm:") + place,
         to_onnx(Defended(eroded), members),
@@ -129,8 +140,8 @@ def _fresh(name: str) -> Classifier:
     return from_timm(name, weights=False)
 
 
-def last_stage(model: Classifier) -> tuple[Site, ...]:
-    """Skips and activations on maps of the smallest size, and what follows them.
+def last_stage(model: Classifier, kinds: Sequence[Kind] = KINDS) -> tuple[Site, ...]:
+    """Sites on maps of the smallest size, and what follows them.
 
     A network without maps, of tokens all through, is eroded in its last quarter.
 
@@ -138,7 +149,7 @@ def last_stage(model: Classifier) -> tuple[Site, ...]:
         ModelError: the network has nothing to erode.
     """
     traced = trace(model.core, model.size)
-    sites = find_sites(traced, ("skip", "activation"), BASE)
+    sites = find_sites(traced, kinds, BASE)
     shapes = [shape_of(found.node) or () for found in locate(traced, sites)]
     sides = [shape[2:] for shape in shapes if len(shape) == MAP and shape[2:] != (1, 1)]
     if not sides:
@@ -147,14 +158,14 @@ def last_stage(model: Classifier) -> tuple[Site, ...]:
     return tuple(sites[first:])
 
 
-def later_than(model: Classifier, share: float) -> tuple[Site, ...]:
-    """Skips and activations with at least this share of the multiply-adds before them.
+def later_than(model: Classifier, share: float, kinds: Sequence[Kind] = KINDS) -> tuple[Site, ...]:
+    """Sites with at least this share of the multiply-adds before them.
 
     Raises:
         ModelError: there are none.
     """
     traced = trace(model.core, model.size)
-    sites = find_sites(traced, ("skip", "activation"), BASE)
+    sites = find_sites(traced, kinds, BASE)
     for n in range(len(sites)):
         if share_before(traced, sites[n:]) >= share:
             return tuple(sites[n:])

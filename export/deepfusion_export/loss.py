@@ -61,7 +61,7 @@ def require_calibration(images: Dataset) -> None:
     """
     if len(images) < CALIBRATION_IMAGES:
         raise UsageError(
-            f"--calibration {images.root} has {len(images)} images,"
+            f"--calibration {images.root} has {len(images)} image{'s' * (len(images) != 1)},"
             f" INT8 needs {CALIBRATION_IMAGES}",
             "add images of the line as it runs, or use --precision fp16",
         )
@@ -76,8 +76,8 @@ def require_measurable(images: Dataset, max_loss: float) -> None:
     needed = images_to_measure(max_loss)
     if len(images) < needed:
         raise UsageError(
-            f"--data {images.root} has {len(images)} images, a loss of {max_loss:g} is seen on"
-            f" {needed} or more",
+            f"--data {images.root} has {len(images)} image{'s' * (len(images) != 1)},"
+            f" a loss of {max_loss:g} is seen on {needed} or more",
             "add labelled images, or raise --max-loss",
         )
 

@@ -10,6 +10,7 @@ and scores are in the graph, in float32, as the device's ``fusion.py`` defines t
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -23,6 +24,7 @@ from deepfusion_toolkit.defence import Defended, Fused
 OPSET = 20
 MAX_MEMBERS = 64
 MAX_IMAGES = 64
+_NODE = re.compile(r"translating node %(\w+)")
 Dynamic = tuple[dict[int, torch.export.Dim] | None, ...]
 
 
@@ -136,14 +138,20 @@ def export(
             data = b"" if proto is None else proto.SerializeToString()
         return _without_notes(data)
     except Exception as error:  # the exporter raises dozens of kinds, and protobuf its own
-        root: BaseException = error  # the outer ones say only which step failed
-        while root.__cause__ is not None:
-            root = root.__cause__
-        first = (str(root).strip().splitlines() or [type(root).__name__])[0]
+        said = list(_chain(error))  # the outer ones say which step failed and at which node
+        first = (said[-1].strip().splitlines() or [type(error).__name__])[0]
+        node = next((found[1] for text in said if (found := _NODE.search(text))), None)
+        place = f" at node '{node}'" if node else ""
         raise ModelError(
-            f"{name} cannot be exported to ONNX ({first[:300]})",
+            f"{name} cannot be exported to ONNX{place} ({first[:300]})",
             "use layers that torch.onnx knows, and less than 2 GB of weights",
         ) from error
+
+
+def _chain(error: BaseException | None) -> Iterator[str]:
+    while error is not None:
+        yield str(error) or type(error).__name__
+        error = error.__cause__
 
 
 def _without_notes(data: bytes) -> bytes:

@@ -10,7 +10,8 @@ import onnxruntime
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.latency import compare, measure, stages, subjects
+from benchmarks.latency import compare, measure, page, stages, subjects
+from benchmarks.latency.footprint import Footprint
 from benchmarks.latency.measure import PLAIN, one_by_one, together
 from benchmarks.latency.plain import without_erosion
 from deepfusion_edge import erosion
@@ -19,7 +20,7 @@ from deepfusion_edge.runtime.ort import OrtSession
 from deepfusion_export.cli import main as export
 from deepfusion_toolkit import models
 from deepfusion_toolkit.harden.places import BASE
-from deepfusion_toolkit.surgery import find_sites
+from deepfusion_toolkit.surgery import find_sites, share_before
 from deepfusion_toolkit.surgery.graph import trace
 from deepfusion_toolkit.surgery.rows import shape_of
 from deepfusion_toolkit.surgery.sites import locate
@@ -73,9 +74,9 @@ def bundle(files, tmp_path_factory):
 
 @pytest.mark.parametrize("source", ["bundle", "model"])
 def test_latency_of_a_bundle(bundle, files, tmp_path, capsys, source):
-    target, page, text = (tmp_path / f"latency.{end}" for end in ("json", "html", "md"))
+    target, html, text = (tmp_path / f"latency.{end}" for end in ("json", "html", "md"))
     argv = ["latency", "--bundle", str(bundle), "--json", str(target), "--rounds", "4"]
-    argv += ["--members", "1,2,16", "--html", str(page), "--markdown", str(text)]
+    argv += ["--members", "1,2,16", "--html", str(html), "--markdown", str(text)]
     argv += ["--plain", str(files.model), "--trust", str(files.public)] * (source == "model")
     assert main(argv) == 0
     result = json.loads(target.read_text())
@@ -99,7 +100,7 @@ def test_latency_of_a_bundle(bundle, files, tmp_path, capsys, source):
     assert run["cold"]["peak_memory_mib"] is None or run["cold"]["peak_memory_mib"] > 10
     assert "8 members, one graph" in capsys.readouterr().out
     assert "8 members, one graph" in text.read_text()
-    assert "8 members, one graph" in page.read_text()
+    assert "8 members, one graph" in html.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +158,31 @@ def test_the_last_stage_is_where_maps_are_smallest():
     every = find_sites(traced, ("skip", "activation"), BASE)
     before = locate(traced, every[: len(every) - len(sites)])
     assert shape_of(before[-1].node)[2:] != (7, 7)
+
+
+def test_sites_of_other_kinds_are_eroded_where_they_are_asked_for():
+    model = models.load("efficientnet-lite0")
+    for sites in (subjects.last_stage(model, ["norm"]), subjects.later_than(model, 0.5, ["norm"])):
+        assert {site.kind for site in sites} == {"norm"}
+    assert share_before(trace(model.core, model.size), sites) >= 0.5
+
+
+@pytest.mark.parametrize("text", ["", "norms", "skip,,norm"])
+def test_kinds_that_do_not_exist_are_refused(text, capsys):
+    assert main(["latency", "--json", "x.json", "--kinds", text]) == 2
+    assert "is not a list of skip, activation, norm" in capsys.readouterr().err
+
+
+def test_a_row_shows_what_was_predicted_beside_what_was_measured():
+    timing = Timing(1.0, 1.0, 2.0, 2.0, 1.0)
+    run = measure.Run(
+        *("a", "a", False, "p", 1, (8, 8), 0.5, 1, {together(8): timing}, {8: 4.5}, {8: 5.25}),
+        measure.Stages(1.0, 0.1, 0.2, 0.3),
+        Footprint(0.1, 0.2, None),
+    )
+    found = page.rows(run)
+    assert {len(row) for row in found} == {len(page.COLUMNS)}
+    assert found[0][-2:] == ["4.500", "5.250"]
 
 
 def test_two_results_are_compared_by_their_ratios(tmp_path):

@@ -323,6 +323,7 @@ def run(capsys, *words):
         (f"{HERE}:Linear", 4, "Linear: the network has no site"),
         (f"{HERE}:Maps", 4, "model Maps gives (2, 4, 6, 6) for two images, class scores are"),
         (f"{HERE}:Custom", 4, "deepfusion_tests.sharpen"),
+        (f"{HERE}:Custom", 4, "Custom cannot be exported to ONNX at node 'sharpen"),
         (f"{HERE}:Nothing", 4, "cannot be imported"),
         ("none.pt2", 4, "does not exist"),
         ("none.onnx", 3, "cannot read none.onnx"),

@@ -154,7 +154,7 @@ def test_too_few_images_to_see_the_loss_are_refused(images, max_loss, enough):
 def test_too_few_images_to_calibrate_are_refused_with_the_number_needed(images, data, tmp_path):
     with pytest.raises(UsageError, match="has 10 images, INT8 needs 100"):
         Lowered("int8", data, folder.load(images["few"]))
-    with pytest.raises(UsageError, match="has 1 images, INT8 needs 100"):
+    with pytest.raises(UsageError, match="has 1 image, INT8 needs 100"):
         Lowered("int8", data, folder.load(write(tmp_path / "one", 1)))
     Lowered("int8", data, folder.load(images["calibration"]))
 

@@ -76,9 +76,11 @@ def tiny(family: str = "residual") -> tuple[Classifier, torch.Tensor]:
     return Classifier(core, name=family, size=tiny_nets.SIZE), seen
 
 
-@pytest.mark.parametrize("family", ["residual", "transformer"])
-def test_lively_weights_let_every_factor_be_felt(family):
-    assert examine(*tiny(family)).hold
+@pytest.mark.parametrize(("family", "waiting"), [("residual", 1), ("transformer", 0)])
+def test_lively_weights_let_every_factor_be_felt(family, waiting):
+    found = examine(*tiny(family))
+    assert found.hold
+    assert found.waiting == waiting
 
 
 class Hidden(nn.Module):
@@ -126,7 +128,7 @@ def test_a_lost_factor_is_silent_and_fails(monkeypatch):
 
 
 def test_members_that_differ_and_numbers_that_are_none_break_the_laws():
-    good = laws.Laws((1, 1, 1), 1e-6, 1e-6, ())
+    good = laws.Laws((1, 1, 1), 1e-6, 1e-6, (), 0)
     assert good.hold
     for broken in (
         good._replace(unchanged=2 * laws.TOLERANCE),
@@ -159,10 +161,11 @@ def test_what_fails_is_a_row_that_says_why(monkeypatch):
 
 
 ROWS = {
-    "timm:a": Row("A", "timm:a", 64, 1.25, (1, 2, 3), 1e-6, 2e-6, (), 3e-6, ()),
+    "timm:a": Row("A", "timm:a", 64, 1.25, (1, 2, 3), 1e-6, 2e-6, (), 3e-6, (), waiting=2),
     "timm:b": Row("B", "timm:b", 32, 0.5, failure="the network cannot be traced"),
     "timm:c": Row(
-        "B", "timm:c", 32, 0.5, (0, 1, 0), 0.0, 0.0, (), 0.0, ("TensorRT 11 refuses: x; y",)
+        *("B", "timm:c", 32, 0.5, (0, 1, 0), 0.0, 0.0, (), 0.0, ("TensorRT 11 refuses: x; y",)),
+        waiting=0,
     ),
 }
 
@@ -171,10 +174,11 @@ def test_the_page_says_what_passes_what_fails_and_what_is_objected_to():
     text = page.as_markdown(list(ROWS.values()))
     assert "**2 of 3 networks of 2 families pass.**" in text
     assert (
-        "| A | `timm:a` | 64 | 1.2 | 1 + 2 + 3 | 1.0e-06 | 2.0e-06 | 3.0e-06 | no objection |"
+        "| A | `timm:a` | 64 | 1.2 | 1 + 2 + 3 | 2 | 1.0e-06 | 2.0e-06 | 3.0e-06 | no objection |"
         in text
     )
-    assert "| B | `timm:b` | 32 | 0.5 | - | - | - | - | not checked |" in text
+    assert "| B | `timm:b` | 32 | 0.5 | - | - | - | - | - | not checked |" in text
+    assert "1 of 2 networks have such a site, 2 at most." in text
     assert "| 1 refused |" in text
     assert "- `timm:b`: the network cannot be traced" in text
     assert "- TensorRT 11 refuses: x; y" in text

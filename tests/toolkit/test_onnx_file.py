@@ -310,7 +310,7 @@ def merged():
 
 second = helper.make_tensor_value_info("mask", TensorProto.FLOAT, (1,))
 REFUSED = {
-    "control-flow": (with_branch, r"node 'choice' \(If\) is control flow"),
+    "control-flow": (with_branch, r"node 'choice' \(If\) is control flow, which cannot be eroded"),
     "unknown": (unknown, r"node 'odd-sum' \(Einsum\).*also unknown: Hardmax"),
     "custom": (foreign, r"node 'own' \(com.user.Gelu\) is no operator"),
     "two-outputs": (two_outputs, r"2 outputs \(y, flat\)"),
@@ -394,3 +394,50 @@ def test_its_weights_can_be_trained(tiny_residual, tmp_path):
     assert isinstance(own, Classifier)
     theirs = sum(p.numel() for p in tiny_residual.core.parameters() if p.ndim > 1)
     assert sum(p.numel() for p in own.core.parameters() if p.ndim > 1) == theirs
+
+
+def strided(order=(0, 1, 2)):
+    """As torch's newer exporter writes a pooled map: indices over all images' values in a row."""
+    nodes = [
+        node("ReduceMean", ["x"], ["m"], axes=[2, 3], keepdims=1),
+        node("Reshape", ["m", "minus"], ["flat"]),
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "zero"], ["n"]),
+        node("Range", ["zero", "n", "one"], ["r"], name="count"),
+        node("Mul", ["r", "three"], ["t"]),
+        node("Unsqueeze", ["t", "axes"], ["u"]),
+        node("Add", ["u", "columns"], ["i"]),
+        node("Gather", ["flat", "i"], ["g"], axis=0),
+        node("Gather", ["flat", "i"], ["g2"], axis=0),
+        node("Add", ["g", "g2"], ["g3"]),
+        node("Relu", ["g3"], ["a"]),
+        node("Flatten", ["a"], ["f"]),
+        node("MatMul", ["f", "small"], ["y"]),
+    ]
+    weights = [
+        ("minus", np.array([-1])), ("zero", np.array(0)), ("one", np.array(1)),
+        ("three", np.array(3)), ("axes", np.array([1, 2, 3])),
+        ("columns", np.array(order).reshape(1, 3, 1, 1)), ("small", W[1][:3]),
+    ]  # fmt: skip
+    return graph_of(nodes, weights=weights)
+
+
+def test_a_view_by_strides_is_a_reshape_that_members_can_follow(tmp_path):
+    model = strided()
+    own = load(saved(model, tmp_path))
+    (_, activations, _), sites = counts(own)
+    assert activations == 1
+    image = torch.rand(1, 3, 4, 4)
+    eroded = erode(own, sites)
+    factors = torch.tensor([[1.0, 1, 1], [0.5, 1, 1], [1, 1, 0]])
+    with torch.no_grad():
+        members = eroded(image, factors).logits
+    wanted = 2 * image.mean((2, 3)) * factors @ torch.from_numpy(W[1][:3])
+    torch.testing.assert_close(members, wanted)
+    np.testing.assert_allclose(own(image).numpy(), run(model, image.numpy()), rtol=1e-5, atol=1e-6)
+
+
+def test_indices_that_count_images_in_another_way_are_refused_by_name(tmp_path):
+    own = load(saved(strided(order=(2, 1, 0)), tmp_path))
+    with pytest.raises(ModelError, match=r"node 'count' \(Range\) counts the images of a batch"):
+        trace(own.core, own.size)

@@ -87,6 +87,8 @@ def export_program(
     try:
         with quiet():
             return torch.export.export(module, inputs, dynamic_shapes=dynamic)
+    except ModelError:  # of a network that was taken in from an ONNX file: it names the node
+        raise
     except Exception as error:  # torch.export raises dozens of kinds
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(

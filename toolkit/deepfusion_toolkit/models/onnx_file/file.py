@@ -172,9 +172,10 @@ def _require_known(graph: "GraphProto", path: Path) -> None:
         others = sorted({n.op_type for n in (*foreign, *unknown)} - {node.op_type})
         also = f"; also unknown: {', '.join(others)}" if others else ""
         kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-        what = "is control flow" if node.op_type in _CONTROL else "is no operator of classifiers"
+        plain = "is no operator of classifiers that can be eroded"
+        what = "is control flow, which cannot be eroded" if node.op_type in _CONTROL else plain
         raise ModelError(
-            f"{path}: node {_label(node)} ({kind}) {what} that can be eroded{also}",
+            f"{path}: node {_label(node)} ({kind}) {what}{also}",
             "export the network without it, or give it as a .pt2 file",
         )
 

@@ -15,6 +15,7 @@ from deepfusion_edge.errors import ModelError
 from deepfusion_toolkit.models.onnx_file import layers, numbers, values
 from deepfusion_toolkit.models.onnx_file.call import Call, Operator, Value
 from deepfusion_toolkit.models.onnx_file.patterns import Graph, Step
+from deepfusion_toolkit.models.onnx_file.strided import unstrided
 
 OPERATORS: dict[str, Operator] = layers.OPERATORS | values.OPERATORS
 KNOWN = frozenset(OPERATORS) | frozenset(numbers.OPERATORS)
@@ -54,7 +55,7 @@ class OnnxNet(nn.Module):
         self._numbers: dict[str, np.ndarray[Any, Any]] = {}
         self._tensors: dict[str, str] = {}
         known = {name: _value(array) for name, array in constants.items()}
-        steps = Graph(list(steps), known, {result}).fused()
+        steps = Graph(unstrided(list(steps), known), known, {result}).fused()
         self._steps: list[Step] = []
         with torch.no_grad():
             for step in steps:

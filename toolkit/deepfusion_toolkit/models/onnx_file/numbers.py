@@ -107,6 +107,8 @@ def _filled(call: Call) -> Result:
 
 def _range(call: Call) -> Result:
     first, limit, step = (call.integers(at) or [0] for at in range(3))
+    if isinstance(limit[0], torch.SymInt):
+        raise call.refuse("counts the images of a batch")  # numpy would fix it without a word
     return np.arange(first[0], limit[0], step[0])
 
 

@@ -158,4 +158,5 @@ def test_a_line_that_rises_is_drawn_rising():
 
 
 def test_no_points_are_no_error():
+    assert ">36,454</text>" in page.chart([page.Line("a", [(0, 36454.0)])], days(1))
     assert "<svg" in page.chart([page.Line("a", [])], days(1))

@@ -81,6 +81,12 @@ def test_tables_have_headers_and_numbers_to_the_right():
         report.page("A", [report.Table(["a", "b"], [["x"]])])
 
 
+def test_a_column_without_a_cell_is_no_column_of_numbers():
+    tags = Reader(report.page("A", [report.Table(["a", "b", "c"], [["x", "", 1], ["y", "", ""]])]))
+    heads = [attrs.get("class") for tag, attrs in tags.tags if tag == "th"]
+    assert heads[:3] == [None, None, "number"]
+
+
 def test_a_share_keeps_its_counts():
     assert report.share(56, 60) == "93.3 % (56 of 60)"
     assert report.share(0, 0) == "- (0 of 0)"

@@ -76,9 +76,10 @@ def chart(lines: Sequence[Line], days: Sequence[Day]) -> str:
         return round(_TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - value / top), 1)
 
     floor = y_of(0.0)
+    digits = 0 if most >= 1000 else 1  # noqa: PLR2004 - wide enough as it is
     parts = [f'<path d="M{_LEFT},{floor}H{_WIDTH}" stroke="#999"/>']
     for value in (0.0, most / 2, most):
-        parts.append(f'<text x="0" y="{y_of(value) + 4}">{value:,.4g}</text>')
+        parts.append(f'<text x="0" y="{y_of(value) + 4}">{value:,.{digits}f}</text>')
         parts.append(f'<path d="M{_LEFT},{y_of(value)}H{_WIDTH}" stroke="#eee"/>')
     for day in days:
         if day.update or day.bad:

@@ -95,12 +95,13 @@ def _environment() -> jinja2.Environment:
 
 
 def _numeric(table: Table) -> list[bool]:
-    """Tell for each column whether all its cells are numbers; refuse ragged tables."""
+    """Tell for each column whether its cells are numbers, or empty; refuse ragged tables."""
     for row in table.rows:
         _require_width(row, table.columns)
     cells = [[row[i] for row in table.rows] for i in range(len(table.columns))]
     return [
-        bool(column) and all(isinstance(c, int | float) or _NUMBER.fullmatch(c) for c in column)
+        any(c != "" for c in column)
+        and all(isinstance(c, int | float) or _NUMBER.fullmatch(c) for c in column)
         for column in cells
     ]
 

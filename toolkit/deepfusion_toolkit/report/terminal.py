@@ -116,7 +116,8 @@ def table(
             raise ValueError(f"row of {len(row)} cells under {len(columns)} columns: {row}")
         shown.append([f"{c:.3g}" if isinstance(c, float) else str(c) for c in row])
     for index, column in enumerate(columns):
-        figures = index and all(_FIGURE.match(row[index]) for row in shown)
+        said = [row[index] for row in shown]
+        figures = index and any(said) and all(map(_FIGURE.match, said))
         grid.add_column(Text(column), justify="right" if figures else "left", overflow="fold")
     for cells in shown:
         grid.add_row(*map(Text, cells))

@@ -19,6 +19,7 @@ from deepfusion_toolkit.harden.images import images_of
 from deepfusion_toolkit.harden.lessons import Distillation
 from deepfusion_toolkit.harden.search import Grid
 from deepfusion_toolkit.models import load, save
+from deepfusion_toolkit.policy import Found
 from deepfusion_toolkit.report.hardening import page_of
 from deepfusion_toolkit.surgery import erode, find_sites, work_of
 from deepfusion_toolkit.surgery.graph import trace
@@ -124,6 +125,22 @@ def test_a_hardened_model_and_its_plan_belong_together(data, tmp_path, monkeypat
     page = page_of(result, "learner", data)
     for words in ("mi on public", "fgsm on public", "AUROC", "Plans that no other one beats"):
         assert words in page
+
+
+def test_what_the_policy_costs_is_told(data, tmp_path, monkeypatch):
+    asked = []
+
+    def possible(*_, least, **__):
+        asked.append(least)
+        return Found(None, 0.5, ["dear"])
+
+    monkeypatch.setattr(run, "possible", possible)
+    _, result = hardened(data, tmp_path / "h", replace(QUICK, epochs=1, max_clean_drop=0.5))
+    figures = result.plan.figures
+    assert asked == [pytest.approx(figures["clean_accuracy_before"] - 0.5)]
+    assert figures["policy_accuracy"] == 0.5
+    assert "dear" in result.doubts
+    assert "by the adaptive policy 50.0%" in page_of(result, "learner", data)
 
 
 def test_a_resumed_run_is_a_straight_one(data, tmp_path, monkeypatch):

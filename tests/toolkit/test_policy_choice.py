@@ -1,5 +1,7 @@
 """A policy chosen to a cost: on synthetic scores, where new clean frames are easily had."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from deepfusion_edge.policy import Level, Trend, follow
 from deepfusion_toolkit import policy as policies
 from deepfusion_toolkit.adaptive import compare
 from deepfusion_toolkit.calibrate import calibrate
+from deepfusion_toolkit.data.folder import Dataset, Item
 from deepfusion_toolkit.harden import Settings as Hardening
 from deepfusion_toolkit.harden import search
 from deepfusion_toolkit.policy import (
@@ -116,19 +119,39 @@ def test_the_more_is_shared_the_more_can_begin():
         starts(2, 1.0, rate=0.01)
 
 
-def test_of_several_the_start_nearest_to_all_members_is_chosen(monkeypatch):
-    asked = []
+@pytest.fixture
+def task(monkeypatch):
+    """Held-out images, and arguments; two members miss nine of 300, three and four miss five."""
 
     def judged(_model, _data, *, members, **_):
-        asked.append(members)
         wrong = {2: 9, 3: 5, 4: 5}[members]
         return [Verdict(int(n < wrong), 0.9, "accept", float(n), 0.0, members) for n in range(300)]
 
     monkeypatch.setattr(policies, "verdicts", judged)
     full = [Verdict(0, 0.9, "accept", float(n), 0.0, K) for n in range(300)]
-    found = policies.choose(None, None, full, members=K, prefix_share=0.93, rate=RATE, seed=0)
-    assert asked == [2, 3, 4]
-    assert found.start == 3
+    images = Dataset(Path(), tuple(Item(str(n), 0) for n in range(300)), ("a", "b"), "folders")
+    return (None, images, full), {"members": K, "prefix_share": 0.93, "rate": RATE, "seed": 0}
+
+
+def test_of_several_the_start_nearest_to_all_members_is_chosen(task):
+    policy, accuracy = policies.choose(*task[0], **task[1])
+    assert policy.start == 3
+    assert accuracy == 295 / 300
+
+
+def test_a_policy_that_breaks_the_budget_is_doubted(task):
+    found = policies.possible(*task[0], **task[1], least=295 / 300)
+    assert (found.policy.start, found.accuracy, found.doubts) == (3, 295 / 300, [])
+    (doubt,) = policies.possible(*task[0], **task[1], least=0.99).doubts
+    assert "98.3% of held-out clean images right" in doubt
+    assert "less than the 99.0%" in doubt
+
+
+def test_where_there_is_no_policy_nothing_is_measured(task):
+    found = policies.possible(*task[0], **task[1] | {"prefix_share": 0.1})
+    assert (found.policy, found.accuracy) == (None, None)
+    assert found.doubts[0].startswith("no adaptive policy: ")
+    assert policies.possible(*task[0], **task[1] | {"rate": 0.0}) == (None, None, [])
 
 
 def test_too_few_images_are_refused():

@@ -103,7 +103,7 @@ def join(
     )
     hits = sum(v.label == i.label for v, i in zip(judged, held_out.items, strict=True))
     shared = prefix_share(*(base.graph_module for base in defended.bases))
-    policy, missed = possible(
+    found = possible(
         defended,
         held_out,
         judged,
@@ -112,15 +112,21 @@ def join(
         rate=rate,
         seed=settings.seed,
     )
+    figures: dict[str, float | int] = {
+        "held_out": len(held_out),
+        "fused_accuracy": hits / len(held_out),
+    }
+    if found.accuracy is not None:
+        figures["policy_accuracy"] = found.accuracy
     plan = msgspec.structs.replace(
         joined,
         prefix_share=shared,
         thresholds=calibrate(judged, rate) if rate else None,
-        policy=policy,
-        figures={"held_out": len(held_out), "fused_accuracy": hits / len(held_out)},
+        policy=found.policy,
+        figures=figures,
     )
     plans.write(plan, out)
-    return plan, missed
+    return plan, found.doubts
 
 
 def _require_one_kind(parts: Sequence[Plan], bases: Sequence[plans.Base]) -> None:

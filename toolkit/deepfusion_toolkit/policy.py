@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import log
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,20 @@ FALSE_ALARM = 1e-6
 """Chance, at any one frame of a clean stream, that the trend is up."""
 _SPENT = 0.5
 """Part of the allowance that is aimed at; streams differ from the calibration images."""
+
+
+class Found(NamedTuple):
+    """A policy, if there is one.
+
+    Attributes:
+        policy: None where there is none.
+        accuracy: with it, on the held-out images, in [0, 1].
+        doubts: why there is none, or what it costs; a sentence each.
+    """
+
+    policy: Policy | None
+    accuracy: float | None
+    doubts: list[str]
 
 
 def allowance(start: int, members: int, prefix_share: float, goal: float) -> float:
@@ -77,7 +92,7 @@ def choose(
     rate: float,
     seed: int,
     goal: float = GOAL,
-) -> Policy:
+) -> tuple[Policy, float]:
     """Find the policy that keeps the goal and differs from always-K in the fewest classes.
 
     Args:
@@ -90,6 +105,9 @@ def choose(
         seed: of the draws, as for ``full``.
         goal: plain inferences that a clean frame may cost in the mean, above 1.
 
+    Returns:
+        The policy, and the accuracy with it on the held-out images.
+
     Raises:
         ModelError: see ``starts``.
         InputError: too few images, see ``calibrate.require_images``.
@@ -99,10 +117,11 @@ def choose(
         first = verdicts(defended, held_out, members=start, thresholds=None, seed=seed)
         allowed = allowance(start, members, prefix_share, goal)
         policy = limited(first, full, start=start, allowed=allowed, rate=rate)
-        seen = looks(first, full, policy, members)
-        apart = sum(s.verdict.label != v.label for s, v in zip(seen, full, strict=True))
-        found.append((apart, start, policy))
-    return min(found, key=lambda one: one[:2])[2]
+        labels = [seen.verdict.label for seen in looks(first, full, policy, members)]
+        apart = sum(label != v.label for label, v in zip(labels, full, strict=True))
+        hits = sum(label == i.label for label, i in zip(labels, held_out.items, strict=True))
+        found.append((apart, start, policy, hits / len(labels)))
+    return min(found, key=lambda one: one[:2])[2:]
 
 
 def possible(
@@ -114,12 +133,13 @@ def possible(
     prefix_share: float,
     rate: float,
     seed: int,
-) -> tuple[Policy | None, list[str]]:
-    """What ``choose`` finds; without a policy, why there is none, in a sentence."""
+    least: float = 0.0,
+) -> Found:
+    """What ``choose`` finds; a policy that leaves less than the ``least`` accuracy is doubted."""
     if not rate or members <= FEWEST:
-        return None, []
+        return Found(None, None, [])
     try:
-        found = choose(
+        policy, accuracy = choose(
             defended,
             held_out,
             full,
@@ -129,8 +149,15 @@ def possible(
             seed=seed,
         )
     except ModelError as error:
-        return None, [f"no adaptive policy: {error}"]
-    return found, []
+        return Found(None, None, [f"no adaptive policy: {error}"])
+    if accuracy >= least:
+        return Found(policy, accuracy, [])
+    doubt = (
+        f"the adaptive policy alone leaves {accuracy:.1%} of held-out clean images right, which is"
+        f" less than the {least:.1%} of the clean-accuracy budget; all {members} members keep it:"
+        " set model.policy to false on the device, or erode later layers"
+    )
+    return Found(policy, accuracy, [doubt])
 
 
 def limited(

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from deepfusion_edge.policy import Policy
 from deepfusion_toolkit import __version__, plan
 from deepfusion_toolkit.calibrate import calibrate
 from deepfusion_toolkit.harden.budget import Budget, Chosen
@@ -14,6 +13,7 @@ from deepfusion_toolkit.harden.checkpoint import Epoch
 from deepfusion_toolkit.harden.search import Point
 from deepfusion_toolkit.harden.settings import Settings
 from deepfusion_toolkit.models import Classifier
+from deepfusion_toolkit.policy import Found
 
 
 class Sample(NamedTuple):
@@ -79,7 +79,7 @@ def plan_of(
     epochs: Sequence[Epoch],
     surrogates: Sequence[str],
     accuracy: float,
-    policy: Policy | None,
+    found: Found,
 ) -> plan.Plan:
     """The plan of a model whose weights are final.
 
@@ -92,7 +92,7 @@ def plan_of(
         epochs: of training.
         surrogates: names.
         accuracy: of the plain model, not eroded, on held-out images.
-        policy: when fewer than all members judge.
+        found: when fewer than all members judge.
     """
     point, seen, rate = chosen.point, chosen.point.figures, settings.false_positive_rate
     figures: dict[str, float | int] = {
@@ -103,6 +103,8 @@ def plan_of(
         "cost": point.cost,
         "eroded": point.work.eroded,
     }
+    if found.accuracy is not None:
+        figures["policy_accuracy"] = found.accuracy
     if seen.robust:
         figures |= {
             "robust_accuracy": seen.mean_robust,
@@ -130,5 +132,5 @@ def plan_of(
             "surrogates": list(surrogates),
         },
         figures=figures,
-        policy=policy,
+        policy=found.policy,
     )

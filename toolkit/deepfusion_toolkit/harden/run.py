@@ -104,7 +104,7 @@ def harden(
         exam = lessons.exam
     chosen = choose(grid, held_out, exam, budget, settings.seed, lessons.ways if lessons else None)
     _require_shared_weights(model, chosen.point.model.bases[0])
-    policy, missed = possible(
+    found = possible(
         chosen.point.model,
         held_out,
         chosen.judged,
@@ -112,6 +112,7 @@ def harden(
         prefix_share=chosen.point.share,
         rate=settings.false_positive_rate,
         seed=settings.seed,
+        least=budget.least,
     )
     plan = plan_of(
         model,
@@ -122,7 +123,7 @@ def harden(
         epochs=lessons.epochs if lessons else (),
         surrogates=[s.name for s in surrogates],
         accuracy=accuracy(model, held.pixels, held.labels),
-        policy=policy,
+        found=found,
     )
     with replacing(plan_out) as partial:  # the plan is whole when the model appears, or neither is
         plans.write(plan, partial)
@@ -133,7 +134,7 @@ def harden(
         chosen.front,
         chosen.point,
         lessons.samples if lessons else (),
-        [*doubts, *_mixed(chosen.mix, lessons is not None), *missed],
+        [*doubts, *_mixed(chosen.mix, lessons is not None), *found.doubts],
     )
 
 

@@ -63,9 +63,11 @@ def _sections(result: Result, dataset: Dataset) -> Iterator[Section]:
     figures = result.plan.figures
     if result.doubts:
         yield Warnings(result.doubts)
+    with_policy = figures.get("policy_accuracy")
+    note = "" if with_policy is None else f"by the adaptive policy {with_policy:.1%}"
     shown = [
         Figure("clean, undefended", f"{figures['clean_accuracy_before']:.1%}"),
-        Figure("clean, fused", f"{figures['fused_accuracy']:.1%}"),
+        Figure("clean, fused", f"{figures['fused_accuracy']:.1%}", note),
         Figure("cost", f"{figures['cost']:.2f}", "plain inferences, predicted"),
     ]
     if "robust_accuracy" in figures:

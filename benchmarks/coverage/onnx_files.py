@@ -2,22 +2,11 @@
 
 import argparse
 from itertools import groupby
-from pathlib import Path
 
+from benchmarks.coverage.command import add_arguments
 from deepfusion_edge.errors import UsageError
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the options."""
-    parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="all figures")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="the table, for people")
-    parser.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="measure what has this in its name, and take the other rows from the JSON file",
-    )
+__all__ = ["add_arguments", "run"]
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import msgspec
-
+from benchmarks.coverage import figures
 from benchmarks.coverage.catalogue import CLASSES
 from benchmarks.coverage.laws import TOLERANCE
 from benchmarks.coverage.measure import Row
-from deepfusion_edge.errors import InputError
 from deepfusion_export.parity import TOLERANCES
-from deepfusion_toolkit.files import MALFORMED
 
 _LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime")
 
@@ -44,16 +41,9 @@ scales are drawn anew and each layer's biases are set from the images: every cha
 |---|---|---:|---:|---:|---:|---:|---:|---:|---|"""
 
 
-class _File(msgspec.Struct):
-    schema: int
-    versions: dict[str, str]
-    rows: list[Row]
-
-
 def as_json(rows: Sequence[Row]) -> bytes:
     """Everything that was measured, and with which libraries."""
-    file = _File(1, {name: version(name) for name in _LIBRARIES}, list(rows))
-    return msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
+    return figures.as_json(rows, _LIBRARIES)
 
 
 def read(path: Path) -> dict[str, Row]:
@@ -62,15 +52,7 @@ def read(path: Path) -> dict[str, Row]:
     Raises:
         InputError: the file is no coverage file.
     """
-    if not path.exists():
-        return {}
-    try:
-        file = msgspec.json.decode(path.read_bytes(), type=_File)
-    except (OSError, *MALFORMED) as error:
-        raise InputError(
-            f"{path} holds no coverage ({error})", "remove it, or name another"
-        ) from error
-    return {row.spec: row for row in file.rows}
+    return {row.spec: row for row in figures.read(path, Row, "coverage")}
 
 
 def as_markdown(rows: Sequence[Row], unmeasured: Sequence[str] = ()) -> str:

@@ -4,12 +4,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import msgspec
-
+from benchmarks.coverage import figures
 from benchmarks.coverage.round_trip import Row
-from deepfusion_edge.errors import InputError
 from deepfusion_export.parity import TOLERANCES
-from deepfusion_toolkit.files import MALFORMED
 
 _LIBRARIES = ("torch", "timm", "onnx", "onnxscript", "onnxruntime")
 _HEAD = """\
@@ -35,16 +32,9 @@ included; `deepfusion-export bundle` makes a signed bundle of it.
 |---|---|---|---|---:|"""
 
 
-class _File(msgspec.Struct):
-    schema: int
-    versions: dict[str, str]
-    rows: list[Row]
-
-
 def as_json(rows: Sequence[Row]) -> bytes:
     """Everything that was measured, and with which libraries."""
-    file = _File(1, {name: version(name) for name in _LIBRARIES}, list(rows))
-    return msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
+    return figures.as_json(rows, _LIBRARIES)
 
 
 def read(path: Path) -> dict[str, Row]:
@@ -53,15 +43,7 @@ def read(path: Path) -> dict[str, Row]:
     Raises:
         InputError: the file is none of this command.
     """
-    if not path.exists():
-        return {}
-    try:
-        file = msgspec.json.decode(path.read_bytes(), type=_File)
-    except (OSError, *MALFORMED) as error:
-        raise InputError(
-            f"{path} holds no ONNX files ({error})", "remove it, or name another"
-        ) from error
-    return {row.name: row for row in file.rows}
+    return {row.name: row for row in figures.read(path, Row, "ONNX files")}
 
 
 def as_markdown(rows: Sequence[Row], unmeasured: Sequence[str] = ()) -> str:

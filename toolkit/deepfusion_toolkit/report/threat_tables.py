@@ -35,11 +35,11 @@ def held(study: ThreatStudy) -> Rows:
                 words.percent(row.clean.value),
                 words.percent(row.robust.value),
                 words.interval(row.robust),
-                counted(row.worst.hits, row.worst.total),
+                words.percent(row.worst.value),
                 words.percent(row.harm.value),
                 words.percent(row.flagged.value),
-                counted(row.undefended_clean.hits, row.undefended_clean.total),
-                counted(row.undefended.hits, row.undefended.total),
+                words.percent(row.undefended_clean.value),
+                words.percent(row.undefended.value),
             ]
             for row in study.rows
         ],

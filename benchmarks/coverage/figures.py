@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -13,15 +13,16 @@ from deepfusion_toolkit.files import MALFORMED
 R = TypeVar("R", bound=msgspec.Struct)
 
 
-class _File(msgspec.Struct, Generic[R]):
+class _File(msgspec.Struct):
     schema: int
     versions: dict[str, str]
-    rows: list[R]
+    rows: list[msgspec.Raw]
 
 
-def as_json(rows: Sequence[R], libraries: Sequence[str]) -> bytes:
+def as_json(rows: Sequence[msgspec.Struct], libraries: Sequence[str]) -> bytes:
     """Everything that was measured, and with which versions of these libraries."""
-    file = _File(1, {name: version(name) for name in libraries}, list(rows))
+    encoded = [msgspec.Raw(msgspec.json.encode(row)) for row in rows]
+    file = _File(1, {name: version(name) for name in libraries}, encoded)
     return msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
 
 
@@ -39,7 +40,8 @@ def read(path: Path, kind: type[R], what: str) -> list[R]:
     if not path.exists():
         return []
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_File[kind]).rows  # type: ignore[valid-type]
+        file = msgspec.json.decode(path.read_bytes(), type=_File)
+        return [msgspec.json.decode(row, type=kind) for row in file.rows]
     except (OSError, *MALFORMED) as error:
         raise InputError(
             f"{path} holds no {what} ({error})", "remove it, or name another"

@@ -105,7 +105,7 @@ def make(
     surrogates, against = (
         ", ".join(map(str, _listed(result[k]))) for k in ("surrogates", "targets")
     )
-    subtitle = f"{surrogates} to {against}, epsilon {result['eps']}/255"
+    subtitle = f"{surrogates} to {against}, epsilon {result['eps']:g}/255"
     return page("Transfer at matched passes", sections, subtitle=subtitle)
 
 

@@ -14,15 +14,17 @@ from torch.nn import functional
 
 from deepfusion_edge import fusion
 from deepfusion_edge.erosion import Site
+from deepfusion_toolkit.augment import across
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.harden import places, pool, sampling
 from deepfusion_toolkit.harden.budget import blend
 from deepfusion_toolkit.harden.checkpoint import Epoch, State
 from deepfusion_toolkit.harden.images import Images, images_of
+from deepfusion_toolkit.harden.itself import OnItself
 from deepfusion_toolkit.harden.judge import Exam, Figures, auroc, examine
 from deepfusion_toolkit.harden.learner import Learner
-from deepfusion_toolkit.harden.lessons import OnItself, Transfer, stream
+from deepfusion_toolkit.harden.lessons import HARD, Transfer, stream
 from deepfusion_toolkit.harden.loss import (
     LIGHT,
     MARGIN,
@@ -46,7 +48,6 @@ from deepfusion_toolkit.harden.training import (
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.surgery import Work, erode, find_sites
 from deepfusion_toolkit.surgery.graph import trace
-from deepfusion_toolkit.training import across, harmless_turns
 from tests.toolkit import attack_nets as nets
 from tests.toolkit import tiny_nets
 
@@ -97,6 +98,10 @@ def test_clean_and_attacked_images_weigh_the_same_however_many():
     assert float(total) == pytest.approx(right + WEIGHT * unseen, rel=1e-5)
     first = found.total(detector_first=True)
     assert float(first) == pytest.approx(unseen + LIGHT * right, rel=1e-5)
+    harder = loss_of(logits, features, told, wanted, 1, 1, 1.0, 0.75)
+    right = (log(2) + 3 * log(1 + e**2)) / 4
+    assert float(harder.right) == pytest.approx(right, rel=1e-5)
+    assert harder.detected == found.detected
 
 
 def test_attacked_images_that_are_not_scored_count_for_the_classes_alone():
@@ -204,6 +209,7 @@ def test_a_lesson_has_clean_images_and_pairs_of_likely_sources():
     teacher = Transfer(images, examples, [0.0, 1.0], (), undefended, None, 2)
     lesson = teacher.lesson(torch.tensor([1, 1, 1, 1, 1, 1]), stream(0, "t"))
     assert lesson.attacked == lesson.scored == 6
+    assert lesson.weight == 0.5
     shown = torch.round(lesson.images * 255)
     assert shown[:6].max() == 0
     # what an example differs in from its own clean image is the attack alone
@@ -226,7 +232,7 @@ def eroded_end(base):
     return erode(base, sites[-1:])
 
 
-def test_half_of_the_attacked_images_are_made_on_the_model_as_it_is():
+def test_clean_images_are_attacked_on_the_model_as_it_is_beside_the_pool():
     base = nets.classifier(nets.public)
     model = Defended(eroded_end(base))
     draw = stream(0, "own")
@@ -239,17 +245,20 @@ def test_half_of_the_attacked_images_are_made_on_the_model_as_it_is():
         return torch.ones(len(shown), base.classes)
 
     def lesson(seed):
-        teacher = Transfer(images, [same], [1.0], (), undefended, itself, base.classes)
+        teacher = Transfer(images, [same], [1.0], (across,), undefended, itself, base.classes)
         return teacher.lesson(torch.arange(4), stream(seed, "t"))
 
-    assert (lesson(0).attacked, lesson(0).scored) == (4, 2)
-    found = lesson(0).images
-    moved = ((found[8:] - found[4:8]) * 255).flatten(1)
-    assert moved[2:].abs().max() == 0
-    assert (moved[:2].abs().amax(1).round() == 4).all()
+    found = lesson(0)
+    # two pairs beside four images that are shown and attacked
+    assert (found.attacked, found.scored, found.weight) == (6, 2, HARD)
+    shown, origin, own, made = found.images.split((4, 2, 4, 2))
+    assert torch.equal(made, origin)  # pairs are left alone
+    moved = ((own - shown) * 255).flatten(1)  # turned images are attacked as they are shown
+    assert (moved.abs().amax(1).round() == 4).all()
     assert torch.allclose(moved, moved.round(), atol=1e-3)
-    assert torch.equal(found, lesson(0).images)  # the seed decides
-    assert not torch.equal(found[8:], lesson(1).images[8:])
+    assert torch.equal(found.wanted[:6], found.wanted[6:])
+    assert torch.equal(found.images, lesson(0).images)  # the seed decides
+    assert not torch.equal(own, lesson(1).images[6:10])
 
     def right(shown, labels):
         ones = torch.ones(len(shown), 1, *model.widths)
@@ -281,20 +290,6 @@ def teacher_at(unseen, epochs=ENOUGH):
     epoch = Epoch(1, 1.0, Figures(0.5, {"a": 0.5}, 0.5), {}, True, unseen)
     state = State(learner.weights, {}, epochs=[epoch])
     return teacher_of(learner, images, examples, Exam(images, {"a": images}), (), state)
-
-
-def test_only_turns_that_the_model_does_not_mind_are_used():
-    class Left(torch.nn.Module):
-        """Class 1: the left half is brighter."""
-
-        def forward(self, image):
-            dark = image[..., 4:].mean((1, 2, 3)) - image[..., :4].mean((1, 2, 3))
-            return torch.stack((dark, -dark), 1)
-
-    pixels = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
-    pixels[..., :4] = 200
-    turns = harmless_turns(Left(), pixels, torch.ones(6, dtype=torch.long), 0.02)
-    assert [turn.__name__ for turn in turns] == ["down"]
 
 
 def test_tails_are_late_nested_and_heard_by_the_features():

@@ -1,6 +1,6 @@
 """Training a small classifier from a folder of images, for people without one."""
 
-from collections.abc import Callable, Sequence
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepfusion_edge.errors import InputError
+from deepfusion_toolkit.augment import Turn, harmless_turns, turned
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.data.folder import Dataset
 from deepfusion_toolkit.models import Classifier, save
@@ -77,54 +78,6 @@ def accuracy(model: nn.Module, pixels: Tensor, labels: Tensor) -> float:
     return hits / len(labels)
 
 
-def across(images: Tensor) -> Tensor:
-    """Swap left and right of [N, 3, H, W]."""
-    return images.flip(-1)
-
-
-def down(images: Tensor) -> Tensor:
-    """Swap top and bottom of [N, 3, H, W]."""
-    return images.flip(-2)
-
-
-def diagonal(images: Tensor) -> Tensor:
-    """Swap height and width; other than square images stay as they are."""
-    return images.transpose(-1, -2) if images.shape[-1] == images.shape[-2] else images
-
-
-Turn = Callable[[Tensor], Tensor]
-TURNS: tuple[Turn, ...] = (across, down, diagonal)
-
-
-def harmless_turns(
-    model: nn.Module, pixels: Tensor, labels: Tensor, drop: float
-) -> tuple[Turn, ...]:
-    """Mirror images and the like of which a model loses at most ``drop`` of its accuracy.
-
-    More than that is forgiven where few images leave it to chance: one over the root of their
-    number, twice the largest standard error of a share.
-
-    Args:
-        model: a classifier of images in [0, 1].
-        pixels: uint8 [N, 3, H, W].
-        labels: [N].
-        drop: in [0, 1].
-    """
-    least = accuracy(model, pixels, labels) - drop - len(labels) ** -0.5
-    return tuple(
-        turn for turn in TURNS if accuracy(model, turn(pixels).contiguous(), labels) >= least
-    )
-
-
-def turned(images: Tensor, turns: Sequence[Turn], draw: torch.Generator) -> Tensor:
-    """Each turn for half of the images [N, 3, H, W], drawn one by one."""
-    images = images.contiguous(memory_format=torch.channels_last)  # several times faster on a CPU
-    for turn in turns:
-        chosen = torch.rand(len(images), generator=draw) < 0.5  # noqa: PLR2004
-        images[chosen] = turn(images[chosen])
-    return images
-
-
 def train(
     dataset: Dataset, family: str, out: Path, *, epochs: int = 6, seed: int = 0, batch: int = 32
 ) -> float:
@@ -155,7 +108,8 @@ def train(
     with progress(f"training {family}", epochs * steps) as advance:
         for epoch in range(epochs):
             if epoch == ceil(epochs * UPRIGHT):
-                turns = harmless_turns(net.eval(), *held, FORGIVEN)
+                net.eval()
+                turns = harmless_turns(partial(accuracy, net, labels=held[1]), held[0], FORGIVEN)
                 net.train()
             order = torch.randperm(len(labels), generator=draw)
             for chosen in order.split(batch):

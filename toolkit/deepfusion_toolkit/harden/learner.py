@@ -123,6 +123,7 @@ class Learner:
             lesson.attacked,
             lesson.scored,
             self.settings.temperature if self.settings.method == "distillation" else 1.0,
+            lesson.weight,
         )
 
     def _descend(self, step: int, loss: Tensor) -> float:

@@ -1,29 +1,24 @@
 """What one step of training sees, for each method: images, wanted probabilities, which attacked."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from math import ceil
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepfusion_edge.erosion import MAX_SEED, stream_of
-from deepfusion_toolkit import attacks
-from deepfusion_toolkit.defence import Defended
+from deepfusion_edge.erosion import stream_of
+from deepfusion_toolkit.augment import Turn, turned
 from deepfusion_toolkit.harden.images import Images
+from deepfusion_toolkit.harden.itself import OnItself
 from deepfusion_toolkit.harden.pool import Examples
-from deepfusion_toolkit.harden.settings import Settings
-from deepfusion_toolkit.threats.network import FusedNetwork
-from deepfusion_toolkit.training import Turn, turned
 
-PGD_STEPS = 7
-"""Madry et al., ICLR 2018, train on seven."""
-OWN_STEPS = 3
-"""Of attacks on the model in training that stand beside transfer examples."""
-OWN = 0.5
-"""Their share of the attacked images."""
-
+PAIRS = 0.5
+"""Pairs of the pool for each image that is attacked on the model itself."""
+HARD = 0.7
+"""Weight of all attacked images then; with even ones the clean-accuracy budget was not spent."""
 HEED = 0.5
 """Weight of the undefended model's answers beside the labels."""
 
@@ -36,12 +31,14 @@ class Lesson(NamedTuple):
         wanted: probabilities [M, C].
         attacked: how many are, at the end.
         scored: how many of these, at the end, the scores shall notice.
+        weight: of the attacked images' cross-entropy, in [0, 1]; clean ones have the rest.
     """
 
     images: Tensor
     wanted: Tensor
     attacked: int
     scored: int
+    weight: float = 0.5
 
 
 class Teacher(Protocol):
@@ -53,49 +50,21 @@ class Teacher(Protocol):
 
 
 @dataclass
-class OnItself:
-    """Attacks the model as it is now by PGD, each image through a member of its own."""
-
-    model: Defended
-    settings: Settings
-    steps: int
-    attack: attacks.Settings = field(init=False)
-
-    def __post_init__(self) -> None:
-        eps, seed = self.settings.eps, self.settings.seed
-        plain = attacks.settings_for("pgd", passes=self.steps, surrogates=1, eps=eps, seed=seed)
-        self.attack = replace(plain, erosion=1.0)
-
-    def __call__(self, images: Images, draw: torch.Generator) -> Tensor:
-        """Attacked images [N, 3, H, W] in [0, 1], whole steps of 1/255."""
-        seed = int(torch.randint(MAX_SEED, (1,), generator=draw))
-        device = next(self.model.parameters()).device
-        made = attacks.attack(
-            [FusedNetwork(self.model, 1)],
-            (images.pixels / 255).to(device),
-            images.labels.to(device),
-            images.keys,
-            replace(self.attack, seed=seed),
-        )
-        return torch.round(made.images.cpu() * 255) / 255
-
-
-@dataclass
 class Transfer:
-    """Clean images, and as many examples of the pool beside the clean images they were made of.
+    """Clean images, the same attacked, and examples of the pool beside their own clean images.
 
     Each source comes by its weight. What tells an example from its own clean image is the attack
     and nothing else; steganalysis trains on such pairs, because without them a network looks at
     content for long before it sees noise. Half of the examples keep their whole perturbation, the
     others half of it or more: the score shall not be asked to tell a clean image from one that is
     nearly so. Pairs are not turned or mirrored: an attack keeps the orientation of the nets it was
-    crafted on, and turned ones cost robustness. The other clean images are.
+    crafted on, and turned ones cost robustness. The other clean images are turned and shifted.
 
-    Half of the attacked images are not of the pool but made on the model itself. Alone, examples of
-    few surrogates teach what these surrogates' perturbations look like, not robustness: against
-    nets that were not among them, accuracy stays low. The scores are not asked to notice these:
-    they move as the model does. While attacks are only learned to be told, and in short runs
-    (``itself`` is None), all are of the pool.
+    These others are attacked on the model itself. Alone, examples of few surrogates teach what
+    these surrogates' perturbations look like, not robustness: against nets that were not among
+    them, even against the same architectures trained again, accuracy stays low. The scores are not
+    asked to notice these: they move as the model does. There are fewer pairs then. While attacks
+    are only learned to be told, and in short runs (``itself`` is None), all are of the pool.
 
     What is wanted of all of them is in part what the undefended model says of the clean image
     (Furlanello et al., ICML 2018): labels alone are soon learned by heart, and clean accuracy on
@@ -111,8 +80,26 @@ class Transfer:
     classes: int
 
     def lesson(self, chosen: Tensor, draw: torch.Generator) -> Lesson:
-        """The batch of these clean images [N], N others, and these others attacked."""
-        count = len(chosen)
+        """Clean images [N] and those of the pairs, then the attacked ones of both."""
+        count = len(chosen) if self.itself is None else ceil(PAIRS * len(chosen))
+        base, moved, origin = self._pairs(count, draw)
+        shown = turned(self.images.pixels[chosen] / 255, self.turns, draw)
+        clean = torch.cat((shown, base))
+        labels = functional.one_hot(
+            self.images.labels[torch.cat((chosen, origin))], self.classes
+        ).float()
+        wanted = torch.lerp(labels, self.undefended(clean), HEED)
+        if self.itself is None:
+            return Lesson(
+                torch.cat((clean, moved)), torch.cat((wanted, wanted[-count:])), count, count
+            )
+        some = self.images.some(chosen.tolist())
+        own = self.itself(some._replace(pixels=torch.round(shown * 255).to(torch.uint8)), draw)
+        images = torch.cat((clean, own, moved))
+        return Lesson(images, wanted.repeat(2, 1), len(clean), count, HARD)
+
+    def _pairs(self, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw clean images, the same attacked, both [count, 3, H, W], and which they are."""
         odds = torch.tensor(self.weights)
         source = torch.multinomial(odds, count, replacement=True, generator=draw).tolist()
         place = torch.rand(count, generator=draw)
@@ -122,18 +109,7 @@ class Transfer:
         origin = torch.stack([e.origin[n] for e, n in zip(pairs, at, strict=True)])
         full = torch.stack([e.pixels[n] for e, n in zip(pairs, at, strict=True)]).float()
         base = self.images.pixels[origin].float()
-        moved = torch.round(base + part * (full - base)) / 255
-        own = 0 if self.itself is None else round(OWN * count)
-        if self.itself is not None:
-            moved[:own] = self.itself(self.images.some(origin[:own].tolist()), draw)
-        shown = turned(self.images.pixels[chosen] / 255, self.turns, draw)
-        clean = torch.cat((shown, base / 255))
-        labels = functional.one_hot(
-            self.images.labels[torch.cat((chosen, origin))], self.classes
-        ).float()
-        wanted = torch.lerp(labels, self.undefended(clean), HEED)
-        images = torch.cat((clean, moved))
-        return Lesson(images, torch.cat((wanted, wanted[count:])), count, count - own)
+        return base / 255, torch.round(base + part * (full - base)) / 255, origin
 
 
 @dataclass

@@ -81,10 +81,11 @@ def loss_of(
     attacked: int,
     scored: int,
     temperature: float,
+    weight: float = 0.5,
 ) -> Loss:
     """Cross-entropy of all members, the ranking of their scores, and the detector's own loss.
 
-    Clean and attacked images weigh the same, however many there are of each.
+    What clean and attacked images weigh does not depend on how many there are of each.
 
     Args:
         logits: [K, N, C] of K members.
@@ -94,6 +95,7 @@ def loss_of(
         attacked: how many of the N images are, at the end.
         scored: how many of these, at the end, shall be noticed; the others only be right.
         temperature: by which logits are divided (Hinton et al., 2015); 1 leaves them.
+        weight: of the attacked images in the cross-entropy, in [0, 1]; clean ones have the rest.
     """
     members, count, classes = logits.shape
     flat = logits.reshape(members * count, classes) / temperature
@@ -104,7 +106,7 @@ def loss_of(
     places = torch.arange(count, device=logits.device)
     judged = places[(places < count - attacked) | (places >= count - scored)]
     return Loss(
-        (clean.mean() + moved.mean()) / 2,
+        torch.lerp(clean.mean(), moved.mean(), weight),
         ranking(relative_variance(features[:, judged]), scored),
         detection(told[:, judged], scored),
     )

@@ -1,6 +1,7 @@
 """Hardening from beginning to end: check, craft, train, search within the budget, write."""
 
 from collections.abc import Sequence
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor
 from deepfusion_edge.erosion import stream_of
 from deepfusion_edge.errors import ModelError, UsageError
 from deepfusion_toolkit import plan as plans
+from deepfusion_toolkit.augment import SHIFTS, TURNS, harmless_turns
 from deepfusion_toolkit.calibrate import require_images
 from deepfusion_toolkit.data.folder import Dataset, highest_label
 from deepfusion_toolkit.files import replacing
@@ -31,7 +33,7 @@ from deepfusion_toolkit.label_order import require_fitting_labels
 from deepfusion_toolkit.models import Classifier, require_same_classes, save
 from deepfusion_toolkit.policy import possible
 from deepfusion_toolkit.surgery import ErodedModel
-from deepfusion_toolkit.training import accuracy, harmless_turns, split
+from deepfusion_toolkit.training import accuracy, split
 
 EXAM = 192
 """Held-out clean images that an epoch or a plan of the grid is judged on."""
@@ -161,7 +163,8 @@ def _train(
     """Craft the pool and train; the exam gets held-out examples."""
     identity = identity_of(model, surrogates, images, held, settings)
     begun = checkpoint.load(work / CHECKPOINT, identity) if resume else None
-    turns = harmless_turns(model, held.pixels, held.labels, settings.max_clean_drop)
+    judge = partial(accuracy, model, labels=held.labels)
+    turns = harmless_turns(judge, held.pixels, settings.max_clean_drop, (*TURNS, *SHIFTS))
     workshop = Workshop(surrogates or [model], settings, work / POOL, device)
     examples: list[Examples] = []
     if settings.method == "transfer":

@@ -39,7 +39,7 @@ class Settings:
     method: Method = "transfer"
     eps: float = 16.0
     steps: int = 10
-    epochs: int = 16
+    epochs: int = 22
     members: int | None = None
     fusion: FusionRule = MEAN
     preprocess: Sequence[str] = ()

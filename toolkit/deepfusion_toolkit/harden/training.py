@@ -7,25 +7,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from deepfusion_toolkit.augment import Turn
 from deepfusion_toolkit.harden import checkpoint, sampling
 from deepfusion_toolkit.harden.budget import restore
 from deepfusion_toolkit.harden.checkpoint import Epoch, Identity, State
 from deepfusion_toolkit.harden.images import Images
+from deepfusion_toolkit.harden.itself import OWN_STEPS, PGD_STEPS, OnItself
 from deepfusion_toolkit.harden.judge import Exam, examine
 from deepfusion_toolkit.harden.learner import Learner, answers
-from deepfusion_toolkit.harden.lessons import (
-    OWN_STEPS,
-    PGD_STEPS,
-    Adversarial,
-    Distillation,
-    OnItself,
-    Teacher,
-    Transfer,
-)
+from deepfusion_toolkit.harden.lessons import Adversarial, Distillation, Teacher, Transfer
 from deepfusion_toolkit.harden.pool import Examples
 from deepfusion_toolkit.harden.settings import Settings
 from deepfusion_toolkit.report.terminal import progress
-from deepfusion_toolkit.training import Turn
 
 PATIENCE = 6
 """Epochs without a better one after which training stops."""

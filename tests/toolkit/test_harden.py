@@ -11,6 +11,7 @@ import torch
 from deepfusion_edge.errors import InputError, ModelError, UsageError
 from deepfusion_toolkit import attacks
 from deepfusion_toolkit import plan as plans
+from deepfusion_toolkit.augment import SHIFTS, TURNS
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.files import write_bytes
 from deepfusion_toolkit.harden import Settings, budget, harden, places, run, training
@@ -125,6 +126,18 @@ def test_a_hardened_model_and_its_plan_belong_together(data, tmp_path, monkeypat
     page = page_of(result, "learner", data)
     for words in ("mi on public", "fgsm on public", "AUROC", "Plans that no other one beats"):
         assert words in page
+
+
+def test_turns_and_shifts_that_the_budget_bears_are_trained_with(data, tmp_path, monkeypatch):
+    taught, real = [], run.train
+
+    def spied(learner, images, examples, exam, turns, *rest):
+        taught.append(turns)
+        return real(learner, images, examples, exam, turns, *rest)
+
+    monkeypatch.setattr(run, "train", spied)
+    hardened(data, tmp_path / "h", ONE)  # its budget bears everything
+    assert taught == [(*TURNS, *SHIFTS)]
 
 
 def test_what_the_policy_costs_is_told(data, tmp_path, monkeypatch):

@@ -128,16 +128,21 @@ def test_a_hardened_model_and_its_plan_belong_together(data, tmp_path, monkeypat
         assert words in page
 
 
-def test_turns_and_shifts_that_the_budget_bears_are_trained_with(data, tmp_path, monkeypatch):
-    taught, real = [], run.train
+class TaughtError(Exception):
+    """Training would begin now."""
 
-    def spied(learner, images, examples, exam, turns, *rest):
-        taught.append(turns)
-        return real(learner, images, examples, exam, turns, *rest)
+
+@pytest.mark.parametrize(
+    ("epochs", "turns"), [(training.ENOUGH - 1, TURNS), (training.ENOUGH, (*TURNS, *SHIFTS))]
+)
+def test_what_the_budget_bears_is_trained_with(epochs, turns, data, tmp_path, monkeypatch):
+    def spied(_learner, _images, _examples, _exam, found, *_):
+        assert found == turns  # a budget of everything bears them all
+        raise TaughtError
 
     monkeypatch.setattr(run, "train", spied)
-    hardened(data, tmp_path / "h", ONE)  # its budget bears everything
-    assert taught == [(*TURNS, *SHIFTS)]
+    with pytest.raises(TaughtError):
+        hardened(data, tmp_path / "h", replace(ONE, epochs=epochs))
 
 
 def test_what_the_policy_costs_is_told(data, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ from deepfusion_toolkit.harden.pool import Examples, Workshop
 from deepfusion_toolkit.harden.result import Result, Sample, plan_of
 from deepfusion_toolkit.harden.search import Grid
 from deepfusion_toolkit.harden.settings import Settings
-from deepfusion_toolkit.harden.training import teacher_of, train
+from deepfusion_toolkit.harden.training import short, teacher_of, train
 from deepfusion_toolkit.label_order import require_fitting_labels
 from deepfusion_toolkit.models import Classifier, require_same_classes, save
 from deepfusion_toolkit.policy import possible
@@ -164,7 +164,8 @@ def _train(
     identity = identity_of(model, surrogates, images, held, settings)
     begun = checkpoint.load(work / CHECKPOINT, identity) if resume else None
     judge = partial(accuracy, model, labels=held.labels)
-    turns = harmless_turns(judge, held.pixels, settings.max_clean_drop, (*TURNS, *SHIFTS))
+    tried = TURNS if short(settings) else (*TURNS, *SHIFTS)
+    turns = harmless_turns(judge, held.pixels, settings.max_clean_drop, tried)
     workshop = Workshop(surrogates or [model], settings, work / POOL, device)
     examples: list[Examples] = []
     if settings.method == "transfer":

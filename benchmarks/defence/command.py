@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deepfusion_edge.errors import UsageError
-from deepfusion_toolkit.names import ATTACKS, FAMILIES
+from deepfusion_toolkit.names import ATTACKS, FAMILIES, HARDEN_EPOCHS
 
 
 class Case(NamedTuple):
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("passes", 40, "of an attack per image, all surrogates counted"),
         ("images", 150, "attacked, of the test images"),
         ("epochs", 12, "of training a net"),
-        ("harden-epochs", 16, "of hardening"),
+        ("harden-epochs", HARDEN_EPOCHS, "of hardening"),
         ("white-box-images", 50, "attacked with full access; 0: none"),
         ("steps", 20, "of PGD and APGD"),
         ("queries", 500, "of Square for each image"),

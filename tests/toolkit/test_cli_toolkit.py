@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from deepfusion_edge.fusion import RULES
 from deepfusion_toolkit import plan as plans
 from deepfusion_toolkit.cli import build_parser, main
 from deepfusion_toolkit.data import folder
+from deepfusion_toolkit.harden import Settings
 from deepfusion_toolkit.models import load, save
 from deepfusion_toolkit.names import FUSIONS
 from deepfusion_toolkit.preprocess import spell
@@ -161,6 +163,13 @@ def test_craft_options_out_of_range(more, refused, data, tmp_path):
 )
 def test_harden_options_out_of_range(more, refused, data, tmp_path):
     assert more[0] in refused(2, *harden(data, tmp_path, *more))
+
+
+def test_what_is_left_out_is_what_hardening_itself_takes():
+    words = ["harden", "--model", "m.pt2", "--data", "d", "--out", "o.pt2", "--plan", "p.json"]
+    args = vars(build_parser().parse_args(words))
+    default = asdict(Settings())
+    assert {name: args[name] for name in default} == {**default, "preprocess": []}
 
 
 def test_the_command_line_knows_the_devices_fusion_rules(data, tmp_path, capsys):

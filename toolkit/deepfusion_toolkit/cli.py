@@ -7,7 +7,14 @@ from pathlib import Path
 
 from deepfusion_edge import console
 from deepfusion_toolkit import __version__, options
-from deepfusion_toolkit.names import ATTACKS, DEEP_FUSION, FAMILIES, FUSIONS, METHODS
+from deepfusion_toolkit.names import (
+    ATTACKS,
+    DEEP_FUSION,
+    FAMILIES,
+    FUSIONS,
+    HARDEN_EPOCHS,
+    METHODS,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -170,7 +177,10 @@ def _harden(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eps", type=float, default=16.0, help="budget in 1/255 (%(default)s)")
     parser.add_argument("--steps", type=int, default=10, help="of the attack (%(default)s)")
     parser.add_argument(
-        "--epochs", type=int, default=16, help="of training, at most; 0: plan only (%(default)s)"
+        "--epochs",
+        type=int,
+        default=HARDEN_EPOCHS,
+        help="of training, at most; 0: plan only (%(default)s)",
     )
     parser.add_argument("--members", type=int, metavar="K", help="members to fuse (searched)")
     parser.add_argument(

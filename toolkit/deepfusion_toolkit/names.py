@@ -1,4 +1,4 @@
-"""What users type: names of attacks and of their parts, kept light for the command line."""
+"""What users type or leave out: names and a default, kept light for the command line."""
 
 DEEP_FUSION = "deep-fusion"
 BASELINES = (
@@ -15,6 +15,8 @@ ENGINES = ("local", "processes", "ray")
 THREATS = ("transfer", "transfer-aware", "white-box", "query")
 METHODS = ("transfer", "adversarial", "distillation")
 """Ways to train a defended model."""
+HARDEN_EPOCHS = 22
+"""Of its training, at most."""
 KINDS = ("skip", "activation", "norm")
 PARTS = (
     "steps", "step_size", "decay", "nesterov", "loss", "group", "erosion", "kinds", "residual",

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from deepfusion_edge.errors import UsageError
 from deepfusion_edge.fusion import MEAN, FusionRule
 from deepfusion_toolkit import attacks
+from deepfusion_toolkit.names import HARDEN_EPOCHS
 from deepfusion_toolkit.preprocess import Stage, parse
 
 Method = Literal["transfer", "adversarial", "distillation"]
@@ -39,7 +40,7 @@ class Settings:
     method: Method = "transfer"
     eps: float = 16.0
     steps: int = 10
-    epochs: int = 22
+    epochs: int = HARDEN_EPOCHS
     members: int | None = None
     fusion: FusionRule = MEAN
     preprocess: Sequence[str] = ()

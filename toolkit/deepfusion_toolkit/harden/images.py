@@ -22,6 +22,10 @@ class Images(NamedTuple):
         at = torch.as_tensor(chosen, dtype=torch.long)
         return Images(self.pixels[at], self.labels[at], tuple(self.keys[i] for i in chosen))
 
+    def shown_as(self, shown: Tensor) -> "Images":
+        """The same images turned or shifted: [N, 3, H, W] in [0, 1], whole steps of 1/255."""
+        return self._replace(pixels=torch.round(shown * 255).to(torch.uint8))
+
 
 def images_of(dataset: Dataset, size: tuple[int, int]) -> Images:
     """Read a data set as the device would."""

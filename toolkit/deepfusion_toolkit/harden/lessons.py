@@ -94,7 +94,7 @@ class Transfer:
                 torch.cat((clean, moved)), torch.cat((wanted, wanted[-count:])), count, count
             )
         some = self.images.some(chosen.tolist())
-        own = self.itself(some._replace(pixels=torch.round(shown * 255).to(torch.uint8)), draw)
+        own = self.itself(some.shown_as(shown), draw)
         images = torch.cat((clean, own, moved))
         return Lesson(images, wanted.repeat(2, 1), len(clean), count, HARD)
 
@@ -125,7 +125,7 @@ class Adversarial:
         """The batch of these clean images [N] and themselves attacked."""
         some = self.images.some(chosen.tolist())
         clean = turned(some.pixels / 255, self.turns, draw)
-        moved = self.itself(some._replace(pixels=torch.round(clean * 255).to(torch.uint8)), draw)
+        moved = self.itself(some.shown_as(clean), draw)
         wanted = functional.one_hot(some.labels.repeat(2), self.classes).float()
         return Lesson(torch.cat((clean, moved)), wanted, len(chosen), len(chosen))
 

@@ -54,7 +54,7 @@ def set_anew(graph: bytes, plan: Plan, images: Dataset) -> Plan:
     policy = None
     if plan.policy is not None:
         start = plan.policy.start
-        allowed = allowance(start, plan.members, plan.prefix_share, GOAL)
+        allowed = allowance(start, plan.members, plan.work, GOAL)
         first = _judged(graph, plan, images, start)
         policy = limited(first, full, start=start, allowed=allowed, rate=rate)
     return msgspec.structs.replace(plan, thresholds=calibrate(full, rate), policy=policy)

@@ -14,7 +14,7 @@ from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.defence import Defended, run_members, verdicts
 from deepfusion_toolkit.plan import Base, Plan
 from deepfusion_toolkit.policy import allowance, limited
-from deepfusion_toolkit.surgery import erode, find_sites
+from deepfusion_toolkit.surgery import Work, erode, find_sites
 from deepfusion_toolkit.surgery.graph import trace
 from tests.toolkit import attack_nets as nets
 
@@ -38,7 +38,7 @@ def test_a_measure_is_what_the_devices_loop_would_do_frame_by_frame(eroded, tmp_
         verdicts(Defended(eroded), data, members=m, thresholds=None, seed=5, shown=False)
         for m in (2, 4)
     ]
-    policy = limited(*judged, start=2, allowed=allowance(2, 4, 0.9, 1.6), rate=0.1)
+    policy = limited(*judged, start=2, allowed=allowance(2, 4, Work(0.9), 1.6), rate=0.1)
     plan = Plan(
         schema=2,
         classes=("a", "b"),

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import cache
+from typing import NamedTuple
 
 import msgspec
 import pytest
@@ -14,15 +15,16 @@ from deepfusion_toolkit import plan as plans
 from deepfusion_toolkit.augment import SHIFTS, TURNS
 from deepfusion_toolkit.data import folder
 from deepfusion_toolkit.files import write_bytes
-from deepfusion_toolkit.harden import Settings, budget, harden, places, run, training
+from deepfusion_toolkit.harden import Settings, budget, harden, noticing, places, run, training
 from deepfusion_toolkit.harden import learner as learner_room
+from deepfusion_toolkit.harden.detector import Beside, watched
 from deepfusion_toolkit.harden.images import images_of
 from deepfusion_toolkit.harden.lessons import Distillation
 from deepfusion_toolkit.harden.search import Grid
-from deepfusion_toolkit.models import load, save
+from deepfusion_toolkit.models import Classifier, load, save
 from deepfusion_toolkit.policy import Found
 from deepfusion_toolkit.report.hardening import page_of
-from deepfusion_toolkit.surgery import erode, find_sites, work_of
+from deepfusion_toolkit.surgery import ErodedModel, erode, find_sites, work_of
 from deepfusion_toolkit.surgery.graph import trace
 from deepfusion_toolkit.training import accuracy, pixels_of, split
 from tests.toolkit import attack_nets as nets
@@ -38,48 +40,88 @@ ONE = replace(QUICK, epochs=1)
 _prepare = attacks.prepare
 
 
+class Surgery(NamedTuple):
+    """What torch.export takes its time for.
+
+    Attributes:
+        model: the learner.
+        grid: its plans.
+        beside: the same with a detector.
+        grid_beside: its plans.
+        public: a surrogate.
+        prepared: it, for every attack.
+        first: weights of the model with its detector, before training.
+    """
+
+    model: Classifier
+    grid: Grid
+    beside: Beside
+    grid_beside: Grid
+    public: Classifier
+    prepared: list[ErodedModel]
+    first: list[torch.Tensor]
+
+
 @cache
 def surgery():
-    """What torch.export takes its time for, once: the model with its plans, and a surrogate."""
+    """Everything once."""
     model = nets.classifier(nets.learner)
-    grid = Grid.of(model, places.tails(model, 0.5)[:1], replace(QUICK, members=None))
-    plain = replace(attacks.Settings(), erosion=0.0, feature_weight=0.0)
+    beside = watched(model, 0)
     public = nets.classifier(nets.public)
-    return model, grid, public, _prepare([public], plain)
+    return Surgery(
+        model,
+        Grid.of(model, places.tails(model, 0.5)[:1], replace(QUICK, members=None)),
+        beside,
+        Grid.of(
+            beside.model,
+            places.tails(beside.model, 0.5)[:1],
+            replace(QUICK, members=None),
+            beside.network,
+        ),
+        public,
+        _prepare([public], replace(attacks.Settings(), erosion=0.0, feature_weight=0.0)),
+        [w.clone() for w in weights(beside.model)],
+    )
+
+
+def weights(model):
+    return [*model.core.parameters(), *model.core.buffers()]
+
+
+def as_it_was():
+    """Give the model and its detector their first weights."""
+    budget.restore(weights(surgery().beside.model), surgery().first)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """One place, one strength, two plain sources; models are saved as their fingerprint."""
-    model, grid, _, prepared = surgery()
-    budget.restore([*model.core.parameters(), *model.core.buffers()], FIRST)
+    as_it_was()
     at = "deepfusion_toolkit.harden."
     monkeypatch.setattr(at + "search.LADDER", (1.0,))
     monkeypatch.setattr(at + "search.WEAK", ())
     monkeypatch.setattr(at + "pool.TOGETHER", (("mi", 1),))
     monkeypatch.setattr(at + "pool.ALONE", (("fgsm", 1),))
-    monkeypatch.setattr(attacks, "prepare", lambda _models, _settings: prepared)
+    monkeypatch.setattr(attacks, "prepare", lambda _models, _settings: surgery().prepared)
     monkeypatch.setattr(run, "tails", lambda *_: ())
     monkeypatch.setattr(run, "save", fake_save)
-    monkeypatch.setattr(
-        Grid,
-        "of",
-        lambda _model, _tails, settings: replace(
-            grid, members=(settings.members,), max_cost=settings.max_cost
-        ),
-    )
+    monkeypatch.setattr(run, "watched", lambda *_: surgery().beside)
+    monkeypatch.setattr(noticing, "ROUNDS", 2)
+    monkeypatch.setattr(noticing, "STEPS", 8)
+    monkeypatch.setattr(Grid, "of", grid_of)
+
+
+def grid_of(model, _tails, settings, network=1.0):
+    own = surgery()
+    grid = own.grid_beside if model is own.beside.model else own.grid
+    assert {work.network for _, work in grid.places} == {network}
+    return replace(grid, members=(settings.members,), max_cost=settings.max_cost)
 
 
 def fake_save(core, _size, path):
     write_bytes(path, plans.fingerprint(core).encode())
 
 
-def learner():
-    net = nets.learner()
-    return [*net.parameters(), *net.buffers()]
-
-
-FIRST = learner()
 UNTOUCHED = plans.fingerprint(nets.learner())
 
 
@@ -89,20 +131,22 @@ def data(tmp_path):
 
 
 def hardened(data, place, settings=QUICK, others=None, **more):
-    model, _, public, _ = surgery()
-    budget.restore([*model.core.parameters(), *model.core.buffers()], FIRST)
-    others = [public] if others is None else others
+    as_it_was()
+    model = surgery().model
+    others = [surgery().public] if others is None else others
     return model, harden(model, data, others, place / "m.pt2", place / "p.json", settings, **more)
 
 
 def test_a_hardened_model_and_its_plan_belong_together(data, tmp_path, monkeypatch):
     settings = replace(QUICK, epochs=24, rate=2e-2)
     monkeypatch.setattr(run, "save", save)
+    monkeypatch.setattr(noticing, "STEPS", 100)
     model, result = hardened(data, tmp_path / "h", settings)
     saved, plan = load(str(tmp_path / "h" / "m.pt2")), result.plan
     assert plans.read(tmp_path / "h" / "p.json", saved) == plan
     own = plan.bases[0].model
-    assert own == plans.fingerprint(saved.core) == plans.fingerprint(model.core) != UNTOUCHED
+    assert own == plans.fingerprint(saved.core)
+    assert plans.fingerprint(model.core) != UNTOUCHED
     assert sorted(p.name for p in (tmp_path / "h").iterdir()) == ["m.pt2", "m.work", "p.json"]
     assert plan.classes == ("a_red", "b_green", "c_blue")
     assert (plan.height, plan.width, plan.members) == (16, 16, 4)
@@ -118,9 +162,11 @@ def test_a_hardened_model_and_its_plan_belong_together(data, tmp_path, monkeypat
     assert plan.figures["robust_accuracy"] > 0.8
     work = work_of(trace(saved.core, saved.size), plan.sites)
     assert work.shared == pytest.approx(plan.prefix_share)
-    assert plan.figures["cost"] == pytest.approx(work.cost(4), rel=1e-3)
+    assert plan.network_cost == surgery().beside.network > 1
+    assert plan.figures["cost"] == pytest.approx(plan.network_cost * work.cost(4), rel=1e-3)
     assert plan.figures["cost"] > 1 + 3 * (1 - plan.prefix_share)  # erosion itself is not free
     assert not any(p.requires_grad for p in model.parameters())
+    assert plan.figures["auroc"] > 0.7  # by the detector
     said = result.as_json()
     assert said["chosen"] in said["pareto"]
     page = page_of(result, "learner", data)
@@ -132,17 +178,14 @@ class TaughtError(Exception):
     """Training would begin now."""
 
 
-@pytest.mark.parametrize(
-    ("epochs", "turns"), [(training.ENOUGH - 1, TURNS), (training.ENOUGH, (*TURNS, *SHIFTS))]
-)
-def test_what_the_budget_bears_is_trained_with(epochs, turns, data, tmp_path, monkeypatch):
-    def spied(_learner, _images, _examples, _exam, found, *_):
-        assert found == turns  # a budget of everything bears them all
+def test_what_the_budget_bears_is_trained_with(data, tmp_path, monkeypatch):
+    def spied(_learner, _images, _exam, found, *_):
+        assert found == (*TURNS, *SHIFTS)  # a budget of everything bears them all
         raise TaughtError
 
     monkeypatch.setattr(run, "train", spied)
     with pytest.raises(TaughtError):
-        hardened(data, tmp_path / "h", replace(ONE, epochs=epochs))
+        hardened(data, tmp_path / "h", ONE)
 
 
 def test_what_the_policy_costs_is_told(data, tmp_path, monkeypatch):
@@ -227,7 +270,7 @@ def test_other_methods_train_and_are_judged_on_the_models_own_examples(method, d
     assert plans.fingerprint(model.core) != UNTOUCHED
     names = ["mi on learner", "fgsm on learner"]
     assert list(result.epochs[0].figures.robust) == names
-    assert result.epochs[0].odds == {}
+    assert [*result.rounds[0].odds] == names if method == "adversarial" else not result.rounds
 
 
 def test_a_surrogate_that_is_the_model_is_said_to_be_grey_box(data, tmp_path):
@@ -240,7 +283,7 @@ def test_a_broken_budget_is_mended_by_mixing_weights_or_nothing_is_written(
 ):
     """The trained weights are made to fail; the model's own keep the budget."""
     real = budget.verdicts
-    core = surgery()[0].core
+    core = surgery().model.core
     keeps = {UNTOUCHED}
 
     def verdicts(model, dataset, **more):
@@ -253,9 +296,12 @@ def test_a_broken_budget_is_mended_by_mixing_weights_or_nothing_is_written(
     monkeypatch.setattr(budget, "verdicts", verdicts)
     monkeypatch.setattr(budget.Budget, "least_exam", -1.0)
     strict = replace(QUICK, max_clean_drop=0.02)
-    _, result = hardened(data, tmp_path / "mixed", replace(strict, rate=1e-2))
+    model, result = hardened(data, tmp_path / "mixed", replace(strict, rate=1e-2))
     assert result.plan.figures["mix"] == 0.0
-    assert result.plan.bases[0].model == UNTOUCHED
+    assert plans.fingerprint(model.core) == UNTOUCHED
+    # the detector costs no accuracy: it is not mixed
+    head = surgery().beside.model.core.detector.head[0].weight
+    assert not any(torch.equal(head, first) for first in surgery().first)
     assert any("0% of the hardened weights" in doubt for doubt in result.doubts)
 
     keeps.clear()
@@ -265,9 +311,11 @@ def test_a_broken_budget_is_mended_by_mixing_weights_or_nothing_is_written(
 
 
 def test_batch_norms_forget_what_they_had_before_they_settle(data):
-    model, grid, *_ = surgery()
+    model = surgery().model
     images = images_of(data, model.size)
-    pupil = learner_room.Learner(grid.places[0][0], QUICK, len(images.keys), model.classes)
+    pupil = learner_room.Learner(
+        surgery().grid.places[0][0], QUICK, len(images.keys), model.classes
+    )
     teacher = Distillation(images, None, (), model.classes)
     parameters = [p.clone() for p in pupil.trained]
     (mean,) = (b for n, b in model.core.named_buffers() if n.endswith("running_mean"))
@@ -289,7 +337,8 @@ def test_the_model_appears_only_with_its_plan(data, tmp_path):
 
 
 def test_training_that_diverges_says_so(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("deepfusion_toolkit.harden.loss.LIGHT", float("nan"))
+    broken = torch.tensor(float("nan"))
+    monkeypatch.setattr(learner_room.Learner, "_step", lambda *_: broken)
     with pytest.raises(ModelError, match="diverged at step 0"):
         hardened(data, tmp_path / "h")
     assert [p.name for p in (tmp_path / "h").iterdir()] == ["m.work"]

@@ -1,7 +1,6 @@
-"""Parts of hardening against known answers: odds, ranking loss, pool, plans, epochs."""
+"""Parts of hardening against known answers: odds, lessons, pool, plans, epochs."""
 
 from itertools import pairwise
-from math import e, log
 from types import SimpleNamespace
 
 import msgspec
@@ -12,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from deepfusion_edge import fusion
 from deepfusion_edge.erosion import Site
 from deepfusion_toolkit.augment import across
 from deepfusion_toolkit.data import folder
@@ -20,31 +18,15 @@ from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.harden import places, pool, sampling
 from deepfusion_toolkit.harden.budget import blend
 from deepfusion_toolkit.harden.checkpoint import Epoch, State
-from deepfusion_toolkit.harden.images import Images, images_of
+from deepfusion_toolkit.harden.detector import watched
+from deepfusion_toolkit.harden.images import Images, images_of, stream
 from deepfusion_toolkit.harden.itself import OnItself
 from deepfusion_toolkit.harden.judge import Exam, Figures, auroc, examine
-from deepfusion_toolkit.harden.learner import Learner
-from deepfusion_toolkit.harden.lessons import HARD, Transfer, stream
-from deepfusion_toolkit.harden.loss import (
-    LIGHT,
-    MARGIN,
-    WEIGHT,
-    loss_of,
-    ranking,
-    relative_variance,
-)
-from deepfusion_toolkit.harden.pool import Examples, Workshop, sources_of
+from deepfusion_toolkit.harden.lessons import Transfer
+from deepfusion_toolkit.harden.pool import Workshop, sources_of
 from deepfusion_toolkit.harden.search import Point, pareto, ranked
 from deepfusion_toolkit.harden.settings import Settings
-from deepfusion_toolkit.harden.training import (
-    ENOUGH,
-    GOOD,
-    PATIENCE,
-    best,
-    detector_first,
-    stopped,
-    teacher_of,
-)
+from deepfusion_toolkit.harden.training import PATIENCE, best, stopped
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.surgery import Work, erode, find_sites
 from deepfusion_toolkit.surgery.graph import trace
@@ -53,81 +35,11 @@ from tests.toolkit import tiny_nets
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9), st.integers(1, 500))
-def test_odds_sum_to_one_favour_the_worst_and_forget_nobody(robust, count):
-    odds = sampling.weights(robust, [count] * len(robust))
+def test_odds_sum_to_one_favour_the_least_noticed_and_forget_nobody(noticed, count):
+    odds = sampling.weights(noticed, [count] * len(noticed))
     assert sum(odds) == pytest.approx(1)
     assert min(odds) >= sampling.FLOOR / len(odds)
-    assert odds[int(np.argmin(robust))] == max(odds)
-
-
-def test_the_score_is_the_devices():
-    features = torch.randn(5, 3, 7, generator=torch.Generator().manual_seed(0))
-    wanted = [fusion.feature_variance(features[:, n].numpy()) for n in range(3)]
-    assert relative_variance(features).tolist() == pytest.approx(wanted, rel=1e-5)
-
-
-def test_the_ranking_asks_for_its_margin_and_no_more():
-    clean = torch.tensor([1.0, 1.0])
-    assert ranking(torch.cat((clean, clean * e**MARGIN * 1.01)), 2) == 0
-    assert float(ranking(torch.cat((clean, clean)), 2)) == pytest.approx(MARGIN, rel=1e-4)
-    assert float(ranking(torch.tensor([2.0, 1.0]), 1)) == pytest.approx(MARGIN + log(2), rel=1e-4)
-
-
-def test_the_loss_is_cross_entropy_where_nothing_is_attacked():
-    logits = torch.tensor([[[2.0, 0.0]], [[0.0, 2.0]]])
-    told = torch.zeros(2, 1)
-    found = loss_of(logits, torch.ones(2, 1, 3), told, torch.tensor([[1.0, 0.0]]), 0, 0, 2.0)
-    wanted = (log(1 + e**-1) + log(1 + e)) / 2
-    assert float(found.total(detector_first=False)) == pytest.approx(wanted, rel=1e-5)
-
-
-def test_clean_and_attacked_images_weigh_the_same_however_many():
-    logits = torch.zeros(2, 3, 2)
-    logits[:, 2, 1] = 2.0  # the attacked one is wrong
-    features = torch.ones(2, 3, 4)
-    features[1, 2] = 9.0  # and its score so high that the ranking is content
-    wanted = torch.tensor([[1.0, 0.0]] * 3)
-    told = torch.tensor([[0.0, 2.0, 1.0]] * 2)  # one of the clean ones looks attacked
-    found = loss_of(logits, features, told, wanted, 1, 1, 1.0)
-    right = (log(2) + log(1 + e**2)) / 2
-    assert float(found.right) == pytest.approx(right, rel=1e-5)
-    assert found.ranked == 0
-    unseen = ((log(2) + log(1 + e**2)) / 2 + log(1 + e**-1)) / 2
-    assert float(found.detected) == pytest.approx(unseen, rel=1e-5)
-    total = found.total(detector_first=False)
-    assert float(total) == pytest.approx(right + WEIGHT * unseen, rel=1e-5)
-    first = found.total(detector_first=True)
-    assert float(first) == pytest.approx(unseen + LIGHT * right, rel=1e-5)
-    harder = loss_of(logits, features, told, wanted, 1, 1, 1.0, 0.75)
-    right = (log(2) + 3 * log(1 + e**2)) / 4
-    assert float(harder.right) == pytest.approx(right, rel=1e-5)
-    assert harder.detected == found.detected
-
-
-def test_attacked_images_that_are_not_scored_count_for_the_classes_alone():
-    draw = torch.Generator().manual_seed(0)
-    logits, features = (torch.randn(2, 5, n, generator=draw) for n in (2, 4))
-    told, wanted = torch.randn(2, 5, generator=draw), torch.full((5, 2), 0.5)
-    found = loss_of(logits, features, told, wanted, 3, 2, 1.0)
-    kept = torch.tensor([0, 1, 3, 4])  # the third image is attacked and not scored
-    without = [part[:, kept] for part in (logits, features, told)]
-    other = loss_of(*without, wanted[kept], 2, 2, 1.0)
-    assert (found.ranked, found.detected) == (other.ranked, other.detected)
-    assert found.right != other.right
-
-
-def test_the_detector_comes_first_until_it_is_good_but_not_for_long():
-    def epochs(*unseen):
-        return [Epoch(n, 1.0, Figures(0.5, {}, 0.5), {}, True, u) for n, u in enumerate(unseen, 1)]
-
-    settings = Settings(epochs=9)
-    assert detector_first([], settings)
-    assert detector_first(epochs(0.6, GOOD + 0.01), settings)
-    assert not detector_first(epochs(0.6, GOOD - 0.01), settings)
-    assert not detector_first(epochs(GOOD - 0.01, 0.6), settings)  # and never again
-    assert not detector_first(epochs(0.6, 0.6, 0.6), settings)
-    assert not detector_first([], Settings(epochs=9, method="adversarial"))
-    assert not detector_first([], Settings(epochs=0))
+    assert odds[int(np.argmin(noticed))] == max(odds)
 
 
 def test_auroc_counts_ties_by_half():
@@ -167,20 +79,6 @@ def test_every_source_crafts_within_its_budget_and_others_of_its_own(images, tmp
     assert len(list((tmp_path / "pool").iterdir())) == 5
 
 
-def test_clean_images_are_turned_and_pairs_are_not():
-    pixels = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
-    pixels[..., 0] = 100  # the left half
-    images = Images(pixels, torch.tensor([0]), ("a",))
-    example = Examples(torch.where(pixels > 0, 120, 0).byte(), torch.tensor([0]))
-    teacher = Transfer(
-        images, [example], [1.0], (across,), lambda x: torch.ones(len(x), 1), None, 1
-    )
-    shown = teacher.lesson(torch.zeros(20, dtype=torch.long), stream(0, "t")).images
-    bright = (shown[:, 0, 0] > 0).tolist()
-    assert {tuple(one) for one in bright[:20]} == {(True, False), (False, True)}
-    assert bright[20:] == [[True, False]] * 40
-
-
 def test_sources_are_told_apart():
     twins = [nets.classifier(nets.public), nets.classifier(nets.public)]
     names = [s.name for s in sources_of(twins, 10)]
@@ -192,73 +90,44 @@ def test_sources_are_told_apart():
         assert source.passes >= len(source.surrogates)
 
 
-def test_a_lesson_has_clean_images_and_pairs_of_likely_sources():
-    pixels = torch.zeros(4, 3, 2, 2, dtype=torch.uint8)
-    pixels[2], pixels[3] = 2, 3
-    images = Images(pixels, torch.tensor([0, 1, 0, 1]), tuple("abcd"))
-    examples = [
-        Examples(torch.full((2, 3, 2, 2), value, dtype=torch.uint8), torch.tensor(origin))
-        for value, origin in ((110, [0, 1]), (202, [2, 3]))
-    ]
-    asked = []
-
-    def undefended(shown):
-        asked.append(shown)
-        return torch.tensor([[0.25, 0.75]]).expand(len(shown), -1)
-
-    teacher = Transfer(images, examples, [0.0, 1.0], (), undefended, None, 2)
-    lesson = teacher.lesson(torch.tensor([1, 1, 1, 1, 1, 1]), stream(0, "t"))
-    assert lesson.attacked == lesson.scored == 6
-    assert lesson.weight == 0.5
-    shown = torch.round(lesson.images * 255)
-    assert shown[:6].max() == 0
-    # what an example differs in from its own clean image is the attack alone
-    base, moved = shown[6:12].amax((1, 2, 3)), shown[12:].amax((1, 2, 3))
-    assert set(base.tolist()) == {2, 3}
-    assert torch.equal(lesson.wanted[6:12], lesson.wanted[12:])
-    assert lesson.wanted[6:12].argmax(1).tolist() == (base == 3).int().tolist()
-    assert moved.max() == 202  # whole perturbations of the likely source
-    assert len(set((moved - base).tolist())) > 2  # and shares of them
-    assert ((moved - base) >= 99).all()
-    # of clean images the undefended model is heard beside the label
-    assert torch.equal(asked[0], lesson.images[:12])
-    assert lesson.wanted[:6].tolist() == [[0.125, 0.875]] * 6
-    again = teacher.lesson(torch.tensor([1, 1, 1, 1, 1, 1]), stream(0, "t"))
-    assert torch.equal(lesson.images, again.images)
-
-
 def eroded_end(base):
     sites = find_sites(trace(base.core, base.size), ("activation",), {"activation": 0.2})
     return erode(base, sites[-1:])
 
 
-def test_clean_images_are_attacked_on_the_model_as_it_is_beside_the_pool():
+def test_images_are_turned_and_attacked_on_the_model_as_it_is():
     base = nets.classifier(nets.public)
     model = Defended(eroded_end(base))
     draw = stream(0, "own")
-    pixels = torch.randint(0, 256, (4, 3, *base.size), generator=draw, dtype=torch.uint8)
-    images = Images(pixels, torch.tensor([0, 1, 0, 1]), tuple("abcd"))
-    same = Examples(pixels, torch.arange(4))  # a pool that moves nothing
+    pixels = torch.randint(8, 248, (8, 3, *base.size), generator=draw, dtype=torch.uint8)
+    images = Images(pixels, torch.tensor([0, 1] * 4), tuple("abcdefgh"))
     itself = OnItself(model, Settings(eps=4), 3)
+    asked = []
 
     def undefended(shown):
-        return torch.ones(len(shown), base.classes)
+        asked.append(shown)
+        return torch.full((len(shown), base.classes), 0.5)
 
     def lesson(seed):
-        teacher = Transfer(images, [same], [1.0], (across,), undefended, itself, base.classes)
-        return teacher.lesson(torch.arange(4), stream(seed, "t"))
+        teacher = Transfer(images, itself, (across,), undefended, base.classes)
+        return teacher.lesson(torch.arange(8), stream(seed, "t"))
 
     found = lesson(0)
-    # two pairs beside four images that are shown and attacked
-    assert (found.attacked, found.scored, found.weight) == (6, 2, HARD)
-    shown, origin, own, made = found.images.split((4, 2, 4, 2))
-    assert torch.equal(made, origin)  # pairs are left alone
+    clean, own = found.images.split((2, 8))
+    (shown,) = asked
+    assert torch.equal(clean, shown[:2])
+    mirrored = [not torch.equal(a, b) for a, b in zip(shown, pixels / 255, strict=True)]
+    assert 0 < sum(mirrored) < 8
     moved = ((own - shown) * 255).flatten(1)  # turned images are attacked as they are shown
-    assert (moved.abs().amax(1).round() == 4).all()
+    size = moved.abs().amax(1).round()
+    assert size.max() == 4
+    assert size.min() >= 2  # half of the budget at the least
     assert torch.allclose(moved, moved.round(), atol=1e-3)
-    assert torch.equal(found.wanted[:6], found.wanted[6:])
+    # the undefended model is heard beside the label
+    assert torch.equal(found.wanted[:2], found.wanted[2:4])
+    assert found.wanted[2:, :2].tolist() == [[0.75, 0.25], [0.25, 0.75]] * 4
     assert torch.equal(found.images, lesson(0).images)  # the seed decides
-    assert not torch.equal(own, lesson(1).images[6:10])
+    assert not torch.equal(own, lesson(1).images[2:])
 
     def right(shown, labels):
         ones = torch.ones(len(shown), 1, *model.widths)
@@ -273,36 +142,37 @@ def test_clean_images_are_attacked_on_the_model_as_it_is_beside_the_pool():
     assert not torch.equal(made, itself(images, stream(1, "own")))
 
 
-def test_as_long_as_attacks_are_only_told_none_is_made_on_the_model():
-    teachers = [teacher_at(unseen) for unseen in (GOOD + 0.1, GOOD - 0.1)]
-    assert [teacher.itself is None for teacher in teachers] == [True, False]
-    assert teacher_at(GOOD - 0.1, ENOUGH - 1).itself is None  # nor in a run that is too short
-
-
-def teacher_at(unseen, epochs=ENOUGH):
-    """Give what the second epoch is taught by."""
-    base = nets.classifier(nets.public)
-    eroded = eroded_end(base)
-    settings = Settings(epochs=epochs)
-    learner = Learner(Defended(eroded), settings, 4, base.classes)
-    images = Images(torch.zeros(4, 3, *base.size).byte(), torch.zeros(4).long(), tuple("abcd"))
-    examples = [Examples(images.pixels, torch.arange(4))]
-    epoch = Epoch(1, 1.0, Figures(0.5, {"a": 0.5}, 0.5), {}, True, unseen)
-    state = State(learner.weights, {}, epochs=[epoch])
-    return teacher_of(learner, images, examples, Exam(images, {"a": images}), (), state)
-
-
 def test_tails_are_late_nested_and_heard_by_the_features():
     model = Classifier(tiny_nets.trained("residual"), name="r", size=tiny_nets.SIZE)
     found = places.tails(model, 0.2)
     assert len(found) > 1
     for longer, shorter in pairwise(found):
         assert longer[-len(shorter) :] == shorter
-    # dropout right before the scored features changes every image alike
+    # dropout right before the last layer changes every image alike
     traced = trace(model.core, model.size)
-    last = find_sites(traced, ("activation",), {"activation": 0.1})[-1]
-    assert not places._heard(traced, last)
-    assert all(tail[0] != last for tail in found)
+    last = find_sites(traced, ("activation",), {"activation": 0.1})[-1:]
+    assert places._layers_behind(traced, last) == 1
+    assert all(tail != last for tail in found)
+
+
+def test_beside_a_detector_the_classifier_is_eroded_too():
+    plain = Classifier(tiny_nets.trained("residual"), name="r", size=tiny_nets.SIZE)
+    traced = trace((model := watched(plain, 0).model).core, model.size)
+    sites = find_sites(traced, ("skip", "activation"), places.BASE)
+    own = 3  # of the detector, before the classifier; one more is behind it
+    without = find_sites(trace(plain.core, plain.size), ("skip", "activation"), places.BASE)
+    assert len(sites) == own + len(without) + 1
+    layers = [places._layers_behind(traced, sites[n:]) for n in range(own, len(sites))]
+    alone = trace(plain.core, plain.size)
+    bare = [places._layers_behind(alone, without[n:]) for n in range(len(without))]
+    assert layers == [*bare, 0]
+    for tail in places.tails(model, 0.2):
+        assert tail[-1] == sites[-1]
+        assert len(tail) > 1
+    # where nothing earlier is shared so much, the classifier's last features are eroded
+    (last,) = places.tails(model, 0.99)
+    assert places._layers_behind(traced, last) == 1
+    assert places._layers_behind(alone, places.tails(plain, 0.99)[0]) > 1
 
 
 def test_few_members_are_the_first_of_many(images):
@@ -343,7 +213,7 @@ def test_the_front_holds_what_nothing_beats():
 
 
 def test_the_best_epoch_keeps_the_budget_if_any_does():
-    one = Epoch(1, 0.0, Figures(0.9, {"a": 0.5}, 0.5), {}, True)
+    one = Epoch(1, 0.0, Figures(0.9, {"a": 0.5}, 0.5), True)
     worthy = replace_epoch(one, number=2, figures=Figures(0.9, {"a": 1.0}, 0.5), kept=False)
     assert best([one, worthy]) is one
     assert best([replace_epoch(one, kept=False), worthy]) is worthy
@@ -365,16 +235,9 @@ def test_mixed_weights_lie_between():
 
 
 def test_training_stops_when_nothing_gets_better():
-    state = State([], {}, best_number=2)
+    state = State([], [], {}, best_number=2)
     for number in range(1, 2 + PATIENCE):
-        state.epochs.append(Epoch(number, 0.0, Figures(1, {}, 0.5), {}, True))
-        assert not stopped(state, Settings())
+        state.epochs.append(Epoch(number, 0.0, Figures(1, {}, 0.5), True))
+        assert not stopped(state)
     state.epochs.append(state.epochs[-1])
-    assert stopped(state, Settings())
-
-
-def test_epochs_of_the_detector_are_no_reason_to_stop():
-    state = State([], {}, best_number=1)
-    state.epochs = [Epoch(n, 0.0, Figures(1, {}, 0.5), {}, True, 0.6) for n in range(1, 11)]
-    assert stopped(state, Settings(epochs=12))  # four were the detector's
-    assert not stopped(state, Settings(epochs=15))
+    assert stopped(state)

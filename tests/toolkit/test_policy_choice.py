@@ -25,9 +25,9 @@ from deepfusion_toolkit.policy import (
     limited,
     starts,
 )
-from deepfusion_toolkit.surgery import members_cost
+from deepfusion_toolkit.surgery import Work, members_cost
 
-K, SHARE, RATE = 8, 0.8, 0.01
+K, SHARED, RATE = 8, Work(0.8), 0.01
 NONE = Thresholds(Threshold(None, None), Threshold(None, None), RATE, 0)
 
 
@@ -58,7 +58,7 @@ def test_costs_count_the_shared_part_once():
 
 def test_on_new_clean_frames_the_goal_and_the_rate_are_kept():
     full = clean(2000, K)
-    allowed = allowance(2, K, SHARE, GOAL)
+    allowed = allowance(2, K, SHARED, GOAL)
     assert allowed == pytest.approx(0.1 / 2.4)
     policy = limited(clean(2000, 2), full, start=2, allowed=allowed, rate=RATE)
     new = 20_000
@@ -69,7 +69,7 @@ def test_on_new_clean_frames_the_goal_and_the_rate_are_kept():
         [0] * new,
         policy=policy,
         members=K,
-        prefix_share=SHARE,
+        work=SHARED,
     )
     assert allowed / 2 - 0.01 < found.escalated.value < allowed / 2 + 0.01
     assert found.policy.cost == pytest.approx(1.2 + 2.4 * found.escalated.value)
@@ -84,7 +84,7 @@ def test_on_new_clean_frames_the_goal_and_the_rate_are_kept():
 def test_an_attacked_stream_raises_k_and_then_pays_for_one_run():
     policy = limited(clean(2000, 2), clean(2000, K), start=2, allowed=0.04, rate=RATE)
     odd = [[Verdict(1, 0.5, "suspect", 50.0, 0.0, m)] * 100 for m in (2, K)]
-    found = compare(*odd, [0] * 100, policy=policy, members=K, prefix_share=SHARE)
+    found = compare(*odd, [0] * 100, policy=policy, members=K, work=SHARED)
     assert found.escalated.hits == found.policy.flagged.hits == 100
     assert found.policy.cost == pytest.approx(1.2 + 2.4)
     assert found.policy.accuracy.hits == 0
@@ -97,26 +97,40 @@ def test_an_attacked_stream_raises_k_and_then_pays_for_one_run():
 def test_the_least_prefix_share_is_where_a_policy_begins(members, rate, goal):
     least = least_prefix_share(members, rate=rate, goal=goal)
     assert 0 <= least < 1
-    assert starts(members, min(1, least + 1e-6), rate=rate, goal=goal)[0] == 2
+    assert starts(members, Work(min(1, least + 1e-6)), rate=rate, goal=goal)[0] == 2
     if least > 1e-4:
         with pytest.raises(ModelError, match=r"erode later layers") as caught:
-            starts(members, least - 1e-4, rate=rate, goal=goal)
+            starts(members, Work(least - 1e-4), rate=rate, goal=goal)
         assert f"they share {least:.1%}" in caught.value.remedy
 
 
 def test_what_members_share_by_default_leaves_room_for_a_policy():
     default = Hardening()
-    assert starts(max(search.MEMBERS), default.shared, rate=default.false_positive_rate)
+    beside = Work(default.shared, network=1.04)  # a detector of a small network
+    assert starts(max(search.MEMBERS), beside, rate=default.false_positive_rate)
+    with pytest.raises(ModelError, match=r"keeps a mean of 1\.3"):
+        starts(max(search.MEMBERS), beside._replace(network=1.06), rate=0.01)
+
+
+def test_what_stands_beside_the_network_is_paid_for():
+    work = Work(0.9, network=1.05)
+    assert work.cost(2) == pytest.approx(1.05 * 1.1)
+    assert allowance(2, 8, work, 1.3) == pytest.approx((1.3 - 1.155) / (1.05 * 1.7))
+    with pytest.raises(ModelError) as caught:
+        starts(8, Work(0.7, network=1.05), rate=0.01)
+    least = least_prefix_share(8, rate=0.01, goal=1.3 / 1.05)
+    assert f"they share {least:.1%}" in caught.value.remedy
+    assert starts(8, Work(least + 1e-6, network=1.05), rate=0.01) == [2]
 
 
 def test_the_more_is_shared_the_more_can_begin():
-    assert starts(8, 0.8, rate=0.01) == [2]
-    assert starts(8, 0.93, rate=0.01) == [2, 3, 4]
-    assert starts(3, 1.0, rate=0.01) == [2]
+    assert starts(8, Work(0.8), rate=0.01) == [2]
+    assert starts(8, Work(0.93), rate=0.01) == [2, 3, 4]
+    assert starts(3, Work(1.0), rate=0.01) == [2]
     with pytest.raises(ModelError, match=r"over 8 members keeps a mean of 1\.3"):
-        starts(8, 0.5, rate=0.01)
+        starts(8, Work(0.5), rate=0.01)
     with pytest.raises(ModelError):
-        starts(2, 1.0, rate=0.01)
+        starts(2, Work(1.0), rate=0.01)
 
 
 @pytest.fixture
@@ -130,7 +144,7 @@ def task(monkeypatch):
     monkeypatch.setattr(policies, "verdicts", judged)
     full = [Verdict(0, 0.9, "accept", float(n), 0.0, K) for n in range(300)]
     images = Dataset(Path(), tuple(Item(str(n), 0) for n in range(300)), ("a", "b"), "folders")
-    return (None, images, full), {"members": K, "prefix_share": 0.93, "rate": RATE, "seed": 0}
+    return (None, images, full), {"members": K, "work": Work(0.93), "rate": RATE, "seed": 0}
 
 
 def test_of_several_the_start_nearest_to_all_members_is_chosen(task):
@@ -148,7 +162,7 @@ def test_a_policy_that_breaks_the_budget_is_doubted(task):
 
 
 def test_where_there_is_no_policy_nothing_is_measured(task):
-    found = policies.possible(*task[0], **task[1] | {"prefix_share": 0.1})
+    found = policies.possible(*task[0], **task[1] | {"work": Work(0.1)})
     assert (found.policy, found.accuracy) == (None, None)
     assert found.doubts[0].startswith("no adaptive policy: ")
     assert policies.possible(*task[0], **task[1] | {"rate": 0.0}) == (None, None, [])

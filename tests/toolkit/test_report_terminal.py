@@ -24,6 +24,20 @@ def test_a_log_gets_a_line_now_and_then():
     ]
 
 
+def test_what_an_earlier_run_did_says_nothing_of_the_time_left():
+    out, now = io.StringIO(), [0.0]
+    with progress("Crafting", 100, done=90, stream=out, clock=lambda: now[0]) as advance:
+        for _ in range(10):
+            now[0] += 3.0
+            advance(1)
+    assert out.getvalue().splitlines()[0] == "Crafting: 92/100, about 24 s left"
+    assert out.getvalue().splitlines()[-1] == "Crafting: 100/100 in 30.0 s"
+    screen = Screen()
+    with progress("Crafting", 4, done=3, stream=screen) as advance:
+        advance(1)
+    assert "4/4" in screen.getvalue()
+
+
 def test_an_interrupted_job_does_not_claim_an_end():
     out = io.StringIO()
     with pytest.raises(KeyboardInterrupt), progress("Crafting", 10, stream=out):

@@ -1,6 +1,6 @@
 """An adaptive policy measured against always-K, on the same images and draws.
 
-Costs are multiply-adds in plain inferences (``surgery.members_cost``). A frame that escalates pays
+Costs are multiply-adds in plain inferences (``surgery.Work``). A frame that escalates pays
 for both runs: the few members that began, and all K.
 """
 
@@ -16,7 +16,7 @@ from deepfusion_toolkit.data.folder import Dataset
 from deepfusion_toolkit.defence import Defended, verdicts
 from deepfusion_toolkit.plan import Plan
 from deepfusion_toolkit.statistics import Share, share
-from deepfusion_toolkit.surgery import members_cost
+from deepfusion_toolkit.surgery import Work
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -78,7 +78,7 @@ def measure(defended: Defended, plan: Plan, dataset: Dataset, *, seed: int) -> A
         labels,
         policy=plan.policy,
         members=plan.members,
-        prefix_share=plan.prefix_share,
+        work=plan.work,
     )
 
 
@@ -89,7 +89,7 @@ def compare(
     *,
     policy: Policy,
     members: int,
-    prefix_share: float,
+    work: Work,
 ) -> Adaptive:
     """Apply a policy to images judged both ways.
 
@@ -99,7 +99,7 @@ def compare(
         labels: true classes.
         policy: to be measured.
         members: K.
-        prefix_share: the plan's.
+        work: what members cost.
     """
     alone = list(looks(first, full, policy, members))
     stream = list(looks(first, full, policy, members, trend=True))
@@ -109,11 +109,11 @@ def compare(
         for a, b in zip(alone, full, strict=True)
     ]
     return Adaptive(
-        policy=_judged(alone, labels, prefix_share),
-        always=_judged(always, labels, prefix_share),
+        policy=_judged(alone, labels, work),
+        always=_judged(always, labels, work),
         escalated=_part([len(seen.runs) > 1 for seen in alone]),
         agreed=_part(same),
-        stream=_judged(stream, labels, prefix_share),
+        stream=_judged(stream, labels, work),
         raised=_part([seen.runs[0] != policy.start for seen in stream]),
     )
 
@@ -136,9 +136,9 @@ def looks(
         yield seen
 
 
-def _judged(seen: Sequence[Look], labels: Sequence[int], prefix_share: float) -> Judged:
+def _judged(seen: Sequence[Look], labels: Sequence[int], work: Work) -> Judged:
     states = [look.verdict.state for look in seen]
-    costs = [sum(members_cost(run, prefix_share) for run in look.runs) for look in seen]
+    costs = [sum(work.cost(run) for run in look.runs) for look in seen]
     return Judged(
         cost=float(np.mean(costs)),
         accuracy=_part([s.verdict.label == label for s, label in zip(seen, labels, strict=True)]),

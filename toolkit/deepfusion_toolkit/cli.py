@@ -194,7 +194,7 @@ def _harden(parser: argparse.ArgumentParser) -> None:
         help="before the network, in order: jpeg:QUALITY, bits:BITS, median, resize-pad:SHARE",
     )
     parser.add_argument(
-        "--shared", type=float, default=0.76, help="least share of work in common (%(default)s)"
+        "--shared", type=float, default=0.8, help="least share of work in common (%(default)s)"
     )
     parser.add_argument(
         "--max-cost",

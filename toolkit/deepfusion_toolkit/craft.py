@@ -128,11 +128,10 @@ def craft(
     _say(announced(chosen, threads))
     results = chosen.run(job, rest, threads=threads, notify=_say, here=here)
     with (
-        progress("crafting", len(items)) as advance,
+        progress("crafting", len(items), done=len(done)) as advance,
         (out / JOURNAL).open("ab") as journal,
         closing(results),
     ):
-        advance(len(done))
         for _, finished in results:
             for made in finished:
                 save(made, out)

@@ -7,6 +7,7 @@ the thresholds and the figures, is made anew.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 
 import msgspec
 
@@ -92,6 +93,7 @@ def join(
         members=settings.members,
         fusion=settings.fusion,
         prefix_share=0.0,
+        network_cost=fmean(part.network_cost for part in parts for _ in part.bases),
         thresholds=None,
         settings=asdict(settings),
         figures={},
@@ -108,7 +110,7 @@ def join(
         held_out,
         judged,
         members=settings.members,
-        prefix_share=shared,
+        work=msgspec.structs.replace(joined, prefix_share=shared).work,
         rate=rate,
         seed=settings.seed,
     )

@@ -15,7 +15,7 @@ ENGINES = ("local", "processes", "ray")
 THREATS = ("transfer", "transfer-aware", "white-box", "query")
 METHODS = ("transfer", "adversarial", "distillation")
 """Ways to train a defended model."""
-HARDEN_EPOCHS = 22
+HARDEN_EPOCHS = 30
 """Of its training, at most."""
 KINDS = ("skip", "activation", "norm")
 PARTS = (

@@ -17,6 +17,7 @@ from deepfusion_edge.policy import Policy
 from deepfusion_toolkit.files import MALFORMED, write_bytes
 from deepfusion_toolkit.models import Classifier, largest_size
 from deepfusion_toolkit.preprocess import Stage
+from deepfusion_toolkit.surgery import Work
 
 SCHEMA = 2
 
@@ -55,6 +56,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         settings: how the plan was made, for people and for re-running.
         figures: what was measured while making it.
         policy: when fewer than all members judge; None: never.
+        network_cost: what the bases cost, each run once, in runs of what was hardened: above 1
+            where hardening put a detector beside them.
     """
 
     schema: Literal[2]
@@ -70,6 +73,12 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settings: dict[str, str | bool | int | float | list[str] | None]
     figures: dict[str, float | int]
     policy: Policy | None = None
+    network_cost: Annotated[float, Meta(ge=1.0)] = 1.0
+
+    @property
+    def work(self) -> Work:
+        """What its members cost by multiply-adds; the factors' own part is not in it."""
+        return Work(self.prefix_share, network=self.network_cost)
 
     @property
     def sites(self) -> tuple[Site, ...]:

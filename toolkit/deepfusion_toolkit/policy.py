@@ -13,7 +13,7 @@ from deepfusion_toolkit.adaptive import looks
 from deepfusion_toolkit.calibrate import calibrate, joint_limits
 from deepfusion_toolkit.data.folder import Dataset
 from deepfusion_toolkit.defence import Defended, verdicts
-from deepfusion_toolkit.surgery import members_cost
+from deepfusion_toolkit.surgery import Work
 
 FEWEST = 2
 """Members that have a score: one alone cannot disagree."""
@@ -41,12 +41,12 @@ class Found(NamedTuple):
     doubts: list[str]
 
 
-def allowance(start: int, members: int, prefix_share: float, goal: float) -> float:
+def allowance(start: int, members: int, work: Work, goal: float) -> float:
     """Share of frames that may go on from ``start`` to ``members`` if the mean cost is ``goal``."""
-    return (goal - members_cost(start, prefix_share)) / members_cost(members, prefix_share)
+    return (goal - work.cost(start)) / work.cost(members)
 
 
-def starts(members: int, prefix_share: float, *, rate: float, goal: float = GOAL) -> list[int]:
+def starts(members: int, work: Work, *, rate: float, goal: float = GOAL) -> list[int]:
     """With how many members a policy can begin and keep the goal.
 
     Half of the allowance must be as many as may be flagged: both these and the unusual go on.
@@ -57,13 +57,13 @@ def starts(members: int, prefix_share: float, *, rate: float, goal: float = GOAL
     found = [
         start
         for start in range(FEWEST, members)
-        if _SPENT * allowance(start, members, prefix_share, goal) >= rate
+        if _SPENT * allowance(start, members, work, goal) >= rate
     ]
     if not found:
-        least = least_prefix_share(members, rate=rate, goal=goal)
+        least = least_prefix_share(members, rate=rate, goal=goal / work.network)
         raise ModelError(
             f"no policy over {members} members keeps a mean of {goal:g} plain inferences: members"
-            f" share {prefix_share:.0%} of the work",
+            f" share {work.shared:.0%} of the work",
             f"erode later layers, so that they share {least:.1%}, or allow a higher cost",
         )
     return found
@@ -75,7 +75,7 @@ def least_prefix_share(members: int, *, rate: float, goal: float = GOAL) -> floa
     Args:
         members: K, at least 3.
         rate: false-positive rate.
-        goal: plain inferences a clean frame, above 1.
+        goal: runs of the network a clean frame, above 1.
     """
     least = rate / _SPENT
     own = (goal - 1 - least) / (FEWEST - 1 + least * (members - 1))
@@ -88,7 +88,7 @@ def choose(
     full: Sequence[Verdict],
     *,
     members: int,
-    prefix_share: float,
+    work: Work,
     rate: float,
     seed: int,
     goal: float = GOAL,
@@ -100,7 +100,7 @@ def choose(
         held_out: clean images that it was not trained on.
         full: their verdicts over all members.
         members: K.
-        prefix_share: the plan's.
+        work: what members cost.
         rate: false-positive rate.
         seed: of the draws, as for ``full``.
         goal: plain inferences that a clean frame may cost in the mean, above 1.
@@ -113,9 +113,9 @@ def choose(
         InputError: too few images, see ``calibrate.require_images``.
     """
     found = []
-    for start in starts(members, prefix_share, rate=rate, goal=goal):
+    for start in starts(members, work, rate=rate, goal=goal):
         first = verdicts(defended, held_out, members=start, thresholds=None, seed=seed)
-        allowed = allowance(start, members, prefix_share, goal)
+        allowed = allowance(start, members, work, goal)
         policy = limited(first, full, start=start, allowed=allowed, rate=rate)
         labels = [seen.verdict.label for seen in looks(first, full, policy, members)]
         apart = sum(label != v.label for label, v in zip(labels, full, strict=True))
@@ -130,7 +130,7 @@ def possible(
     full: Sequence[Verdict],
     *,
     members: int,
-    prefix_share: float,
+    work: Work,
     rate: float,
     seed: int,
     least: float = 0.0,
@@ -144,7 +144,7 @@ def possible(
             held_out,
             full,
             members=members,
-            prefix_share=prefix_share,
+            work=work,
             rate=rate,
             seed=seed,
         )

@@ -91,8 +91,8 @@ def robust_accuracy(
     if now is None:
         right = _right(model, images, labels, batch)
         now = _State(identity, right, list(right), [], [])
-    with progress(f"AutoAttack on {model.name}", len(plan.parts)) as advance:
-        advance(len(now.standing))
+    begun = len(now.standing)
+    with progress(f"AutoAttack on {model.name}", len(plan.parts), done=begun) as advance:
         for part in plan.parts[len(now.standing) :]:
             left = [index for index, stands in enumerate(now.survivors) if stands]
             alone = replace(plan, parts=(part,))

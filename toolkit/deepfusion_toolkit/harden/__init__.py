@@ -1,8 +1,8 @@
-"""Hardening: train with erosion on and transfer examples in, then search the plan.
+"""Hardening: teach a detector, train the classes with erosion on, then search the plan.
 
-The lesson of PubDef (ICLR 2024): against black-box attackers, train on transfer examples from
-public surrogates. Erosion makes the trained model fusable and measurable; alone it is nearly no
-defence.
+After PubDef (ICLR 2024), which trains against black-box attackers on transfer examples from public
+surrogates: here these teach what an attack looks like, and attacks on the model itself teach the
+classes. Erosion makes the trained model fusable and measurable; alone it is nearly no defence.
 """
 
 from deepfusion_toolkit.harden.result import Result

@@ -15,6 +15,7 @@ from torch import Tensor
 from deepfusion_edge.errors import InputError, UsageError
 from deepfusion_toolkit.files import write_bytes
 from deepfusion_toolkit.harden.judge import Figures
+from deepfusion_toolkit.harden.noticing import Round
 
 Identity = Mapping[str, Any]
 """Names and values of everything that decides about training."""
@@ -27,17 +28,13 @@ class Epoch(msgspec.Struct, frozen=True):
         number: from 1.
         loss: mean over its steps.
         figures: on held-out images.
-        odds: share of attacked images that came from each source; empty without a pool.
         kept: whether the clean accuracy is within the budget.
-        unseen: mean cross-entropy of the detector that is trained beside, in nats.
     """
 
     number: int
     loss: float
     figures: Figures
-    odds: dict[str, float]
     kept: bool
-    unseen: float = 0.0
 
 
 @dataclass
@@ -45,15 +42,18 @@ class State:
     """Training after so many epochs.
 
     Attributes:
-        weights: of the model, see ``Learner``.
+        weights, averaged: of the model, see ``Learner``.
         optimiser: AdamW's own state.
+        rounds: of the detector, before the first epoch.
         epochs: what each brought.
         best: weights of the best epoch, and its number from 1; none before the first.
         soft: softened labels [N, C] of the training images, once distillation has made them.
     """
 
     weights: list[Tensor]
+    averaged: list[Tensor]
     optimiser: dict[str, Any]
+    rounds: list[Round] = field(default_factory=list)
     epochs: list[Epoch] = field(default_factory=list)
     best: list[Tensor] = field(default_factory=list)
     best_number: int = 0
@@ -70,8 +70,10 @@ def save(state: State, identity: Identity, path: Path) -> None:
     torch.save(
         {
             "identity": msgspec.json.encode(identity),
+            "rounds": msgspec.json.encode(state.rounds),
             "epochs": msgspec.json.encode(state.epochs),
             "weights": [t.cpu() for t in state.weights],
+            "averaged": [t.cpu() for t in state.averaged],
             "optimiser": state.optimiser,
             "best": state.best,
             "best_number": state.best_number,
@@ -96,7 +98,9 @@ def load(path: Path, identity: Identity) -> State | None:
         found = msgspec.json.decode(raw["identity"], type=dict[str, Any])
         state = State(
             weights=raw["weights"],
+            averaged=raw["averaged"],
             optimiser=raw["optimiser"],
+            rounds=msgspec.json.decode(raw["rounds"], type=list[Round]),
             epochs=msgspec.json.decode(raw["epochs"], type=list[Epoch]),
             best=raw["best"],
             best_number=raw["best_number"],

@@ -1,29 +1,34 @@
 """The training loop: four members of every image, one step after the other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from math import cos, pi
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 
 from deepfusion_edge.erosion import sample, stream_of
 from deepfusion_edge.errors import ModelError
 from deepfusion_toolkit.defence import Defended
-from deepfusion_toolkit.harden.lessons import Lesson, Teacher, stream
-from deepfusion_toolkit.harden.loss import Loss, loss_of
+from deepfusion_toolkit.harden.budget import restore
+from deepfusion_toolkit.harden.detector import belongs
+from deepfusion_toolkit.harden.images import stream
+from deepfusion_toolkit.harden.lessons import Lesson, Teacher
 from deepfusion_toolkit.harden.settings import Settings
-from deepfusion_toolkit.surgery import ErodedModel
 from deepfusion_toolkit.surgery.graph import following_batches
 from deepfusion_toolkit.surgery.members import spread
 
-MEMBERS = 4
-"""Members an image is shown to: two have a variance, of four it is less a matter of chance."""
-BATCH = 16
-"""Clean images of a step, and as many attacked ones."""
+MEMBERS = 2
+"""Members an image is shown to."""
+BATCH = 32
+"""Training images of a step."""
 WARM = 50
 """Steps in which the learning rate rises, at most a tenth of all."""
 DECAY = 1e-3
+LONGEST = 0.998
+"""Share of the averaged weights that a step leaves, once there were enough steps."""
 SETTLE = 60
 """Batches after which nothing is left of a batch norm's old statistics (momentum .1)."""
 
@@ -31,15 +36,15 @@ SETTLE = 60
 class Learner:
     """An eroded model in training; its weights are the base model's own.
 
-    Batch norms follow the batches, a third of which is attacked: frozen ones learn more slowly.
-
-    A linear detector on the features is trained beside and thrown away: its gradient tells the
-    network what an attack looks like, before members can differ about it.
+    Batch norms follow the batches: frozen ones learn more slowly. A detector stays as it is.
 
     Attributes:
         model: the defence, with the sites and strengths that are trained.
         undefended: the same as it was before.
-        weights: parameters, then buffers, then the detector's; what a checkpoint holds.
+        weights: parameters, then buffers; what a checkpoint holds.
+        averaged: the mean of these over the last steps, exponentially weighted (Polyak and
+            Juditsky, 1992): it is judged and kept, because single steps go up and down.
+        aside: which of these are a detector's and have no part in the classes.
     """
 
     def __init__(self, model: Defended, settings: Settings, images: int, classes: int) -> None:
@@ -48,25 +53,24 @@ class Learner:
         self.images, self.classes = images, classes
         self.steps = -(-images // BATCH)
         (eroded,) = model.bases
-        self._live = spread(following_batches(eroded.graph_module))
-        self._detector = nn.Linear(_width(eroded), 1)
-        heads = list(self._detector.requires_grad_(False).parameters())
-        for weight in heads:
-            nn.init.zeros_(weight)
-        self.trained = [p for p in eroded.parameters() if p.is_floating_point()] + heads
-        self.weights = [*eroded.parameters(), *eroded.buffers(), *heads]
+        graph = eroded.graph_module
+        self._live = spread(following_batches(graph, leaving=belongs))
+        self.trained = [
+            p for n, p in graph.named_parameters() if p.is_floating_point() and not belongs(n)
+        ]
+        self.weights = [*eroded.parameters(), *eroded.buffers()]
+        self.averaged = [w.detach().clone() for w in self.weights]
+        names = [n for n, _ in (*graph.named_parameters(), *graph.named_buffers())]
+        self.aside = [*map(belongs, names)]
         self.optimiser = torch.optim.AdamW(self.trained, lr=settings.rate, weight_decay=DECAY)
 
-    def epoch(
-        self, number: int, teacher: Teacher, advance: Callable[[int], None], *, detector_first: bool
-    ) -> tuple[float, float]:
-        """Show every image once; return the mean loss, and the detector's share of it in nats.
+    def epoch(self, number: int, teacher: Teacher, advance: Callable[[int], None]) -> float:
+        """Show every image once; return the mean loss.
 
         Args:
             number: of the epoch, from 0; every draw depends on it and the seed.
             teacher: makes the batches.
             advance: told of every finished step.
-            detector_first: see :meth:`Loss.total`.
 
         Raises:
             ModelError: the loss is not finite.
@@ -75,18 +79,27 @@ class Learner:
         order = torch.randperm(self.images, generator=draw)
         for weight in self.trained:
             weight.requires_grad_(True)
-        total = unseen = 0.0
+        total = 0.0
         try:
             for at, chosen in enumerate(order.split(BATCH)):
                 loss = self._step(number * self.steps + at, teacher, chosen, draw)
-                whole = loss.total(detector_first=detector_first)
-                total += self._descend(number * self.steps + at, whole)
-                unseen += float(loss.detected.detach())
+                total += self._descend(number * self.steps + at, loss)
+                self._average(number * self.steps + at)
                 advance(1)
         finally:
             for weight in self.trained:
                 weight.requires_grad_(False)
-        return total / self.steps, unseen / self.steps
+        return total / self.steps
+
+    @contextmanager
+    def as_averaged(self) -> Iterator[None]:
+        """Let the model have the averaged weights for a while."""
+        own = [w.detach().clone() for w in self.weights]
+        restore(self.weights, self.averaged)
+        try:
+            yield
+        finally:
+            restore(self.weights, own)
 
     def settle(self, teacher: Teacher) -> None:
         """Let batch norms find their statistics for weights that were mixed, not trained."""
@@ -97,34 +110,31 @@ class Learner:
             with torch.no_grad():
                 self._look(lesson, stream_of("settle", at))
 
-    def _look(self, lesson: Lesson, drawn: int) -> tuple[Tensor, Tensor]:
-        """Logits and features [MEMBERS, M, ...] of M images."""
+    def _look(self, lesson: Lesson, drawn: int) -> Tensor:
+        """Logits [M * MEMBERS, C] of M images, image after image."""
         device = self.trained[0].device
         images = lesson.images.to(device, memory_format=torch.channels_last)
-        count = len(images)
         rows = sample(
-            self.model.sites, seed=self.settings.seed, stream=drawn, members=MEMBERS * count
+            self.model.sites, seed=self.settings.seed, stream=drawn, members=MEMBERS * len(images)
         )
-        shown = self.model.prepared(images)
-        logits, features = self._live(shown, torch.from_numpy(rows).to(device))
-        return (
-            logits.view(count, MEMBERS, -1).transpose(0, 1),
-            features.view(count, MEMBERS, -1).transpose(0, 1),
-        )
+        logits, _ = self._live(self.model.prepared(images), torch.from_numpy(rows).to(device))
+        return logits  # type: ignore[no-any-return]
 
-    def _step(self, step: int, teacher: Teacher, chosen: Tensor, draw: torch.Generator) -> Loss:
+    def _step(self, step: int, teacher: Teacher, chosen: Tensor, draw: torch.Generator) -> Tensor:
         lesson = teacher.lesson(chosen, draw)
-        logits, features = self._look(lesson, stream_of("harden", step))
-        return loss_of(
-            logits,
-            features,
-            self._detector(features).squeeze(-1),
-            lesson.wanted.to(logits.device),
-            lesson.attacked,
-            lesson.scored,
-            self.settings.temperature if self.settings.method == "distillation" else 1.0,
-            lesson.weight,
-        )
+        logits = self._look(lesson, stream_of("harden", step))
+        hot = self.settings.temperature if self.settings.method == "distillation" else 1.0
+        wanted = lesson.wanted.to(logits.device).repeat_interleave(MEMBERS, 0)
+        return functional.cross_entropy(logits / hot, wanted)
+
+    def _average(self, step: int) -> None:
+        share = max(1 - LONGEST, 9 / (10 + step))
+        with torch.no_grad():
+            for mean, weight in zip(self.averaged, self.weights, strict=True):
+                if mean.is_floating_point():
+                    mean.lerp_(weight, share)
+                else:
+                    mean.copy_(weight)
 
     def _descend(self, step: int, loss: Tensor) -> float:
         if not torch.isfinite(loss):
@@ -147,13 +157,6 @@ def answers(model: Defended, images: Tensor, temperature: float = 1.0) -> Tensor
         ones = torch.ones(len(images), *model.widths, device=device)
         (seen,) = model.look(model.prepared(images.to(device)), ones)
         return (seen.logits / temperature).softmax(1).cpu()
-
-
-def _width(eroded: ErodedModel) -> int:
-    """Return how many features the model has."""
-    image, factors = torch.full((1, 3, *eroded.size), 0.5), torch.ones(1, eroded.width)
-    with torch.no_grad():
-        return int(eroded(image, factors).features.shape[1])
 
 
 def _rate(step: int, steps: int) -> float:

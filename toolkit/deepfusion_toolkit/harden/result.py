@@ -10,6 +10,7 @@ from deepfusion_toolkit import __version__, plan
 from deepfusion_toolkit.calibrate import calibrate
 from deepfusion_toolkit.harden.budget import Budget, Chosen
 from deepfusion_toolkit.harden.checkpoint import Epoch
+from deepfusion_toolkit.harden.noticing import Round
 from deepfusion_toolkit.harden.search import Point
 from deepfusion_toolkit.harden.settings import Settings
 from deepfusion_toolkit.models import Classifier
@@ -32,6 +33,7 @@ class Result:
     Attributes:
         plan: as it was written.
         epochs: of training, in order.
+        rounds: of the detector, in order.
         front: plans that no other one of the grid beats, the cheapest first.
         chosen: the one that was taken.
         samples: one example of each source.
@@ -40,6 +42,7 @@ class Result:
 
     plan: plan.Plan
     epochs: Sequence[Epoch]
+    rounds: Sequence[Round]
     front: Sequence[Point]
     chosen: Point
     samples: Sequence[Sample]
@@ -53,6 +56,7 @@ class Result:
             "chosen": line_of(self.chosen),
             "pareto": [line_of(point) for point in self.front],
             "epochs": list(self.epochs),
+            "detector": list(self.rounds),
         }
 
 
@@ -123,6 +127,7 @@ def plan_of(
         members=point.members,
         fusion=settings.fusion,
         prefix_share=point.share,
+        network_cost=point.work.network,
         thresholds=calibrate(chosen.judged, rate) if rate else None,
         settings={
             **asdict(settings),

@@ -18,17 +18,19 @@ from deepfusion_toolkit.data.folder import Dataset, highest_label
 from deepfusion_toolkit.files import replacing
 from deepfusion_toolkit.harden import checkpoint
 from deepfusion_toolkit.harden.budget import Budget, Ways, choose
-from deepfusion_toolkit.harden.checkpoint import Epoch
+from deepfusion_toolkit.harden.checkpoint import Epoch, State
+from deepfusion_toolkit.harden.detector import detector_of, replace_detector, watched
 from deepfusion_toolkit.harden.identity import identity_of
 from deepfusion_toolkit.harden.images import Images, images_of
 from deepfusion_toolkit.harden.judge import Exam
 from deepfusion_toolkit.harden.learner import Learner
+from deepfusion_toolkit.harden.noticing import Round, teach
 from deepfusion_toolkit.harden.places import tails
 from deepfusion_toolkit.harden.pool import Examples, Workshop
 from deepfusion_toolkit.harden.result import Result, Sample, plan_of
 from deepfusion_toolkit.harden.search import Grid
 from deepfusion_toolkit.harden.settings import Settings
-from deepfusion_toolkit.harden.training import short, teacher_of, train
+from deepfusion_toolkit.harden.training import teacher_of, train
 from deepfusion_toolkit.label_order import require_fitting_labels
 from deepfusion_toolkit.models import Classifier, require_same_classes, save
 from deepfusion_toolkit.policy import possible
@@ -58,7 +60,7 @@ def harden(
     """Write a hardened model and its erosion plan.
 
     Args:
-        model: what is hardened, in place.
+        model: what is hardened; its weights change.
         dataset: training images; a share of them is held out.
         surrogates: public models; without any, methods other than "transfer" are judged on
             examples of the model itself.
@@ -84,8 +86,11 @@ def harden(
     require_same_classes([model, *surrogates], dataset.classes, highest_label(dataset))
     require_fitting_labels(surrogates, dataset, settings.seed)
     doubts = _grey_box(model, surrogates)
-    grid = Grid.of(model, tails(model, settings.shared), settings)
     training = settings.epochs > 0
+    network = 1.0
+    if training and settings.method != "distillation":
+        model, network = watched(model, settings.seed)
+    grid = Grid.of(model, tails(model, settings.shared), settings, network)
     kept, held_out = split(dataset) if training else (dataset, dataset)
     if settings.false_positive_rate:
         require_images(len(held_out), settings.false_positive_rate)
@@ -111,7 +116,7 @@ def harden(
         held_out,
         chosen.judged,
         members=chosen.point.members,
-        prefix_share=chosen.point.share,
+        work=chosen.point.work._replace(eroded=0.0),
         rate=settings.false_positive_rate,
         seed=settings.seed,
         least=budget.least,
@@ -133,6 +138,7 @@ def harden(
     return Result(
         plan,
         lessons.epochs if lessons else (),
+        lessons.rounds if lessons else (),
         chosen.front,
         chosen.point,
         lessons.samples if lessons else (),
@@ -144,6 +150,7 @@ class _Trained(NamedTuple):
     ways: Ways
     exam: Exam
     epochs: Sequence[Epoch]
+    rounds: Sequence[Round]
     samples: Sequence[Sample]
 
 
@@ -164,11 +171,10 @@ def _train(
     identity = identity_of(model, surrogates, images, held, settings)
     begun = checkpoint.load(work / CHECKPOINT, identity) if resume else None
     judge = partial(accuracy, model, labels=held.labels)
-    tried = TURNS if short(settings) else (*TURNS, *SHIFTS)
-    turns = harmless_turns(judge, held.pixels, settings.max_clean_drop, tried)
+    turns = harmless_turns(judge, held.pixels, settings.max_clean_drop, (*TURNS, *SHIFTS))
     workshop = Workshop(surrogates or [model], settings, work / POOL, device)
     examples: list[Examples] = []
-    if settings.method == "transfer":
+    if settings.method != "distillation":
         each = ceil(settings.crafted / len(workshop.sources))
         examples = workshop.craft(images, each, "training examples")
     asked = workshop.craft(held, EXAM_EACH, "held-out examples")
@@ -178,23 +184,31 @@ def _train(
         attacked[source.name] = origin._replace(pixels=made.pixels)
         samples.append(Sample(source.name, int(origin.labels[0]), origin.pixels[0], made.pixels[0]))
     exam = exam._replace(attacked=attacked)
-    learner = Learner(grid.places[0][0], settings, len(images.keys), model.classes)
+    defended = grid.places[0][0]
+    defended.preprocess.to(device)
+    rounds = begun.rounds if begun else []
+    if examples and not begun:
+        detector = detector_of(model)
+        rounds = teach(detector, defended.prepared, images, examples, exam, settings.seed, device)
+        replace_detector(model, detector)
+    learner = Learner(defended, settings, len(images.keys), model.classes)
     first = [w.detach().clone() for w in learner.weights]
-    _move(learner.weights, device)
-    learner.model.preprocess.to(device)
+    _move([*learner.weights, *learner.averaged], device)
     learner.undefended.to(device)
+    state = begun or State(learner.weights, learner.averaged, {}, rounds)
     state = train(
-        learner, images, examples, exam, turns, budget.least_exam,
-        work / CHECKPOINT, identity, begun,
-    )  # fmt: skip
+        learner, images, exam, turns, budget.least_exam, work / CHECKPOINT, identity, state
+    )
     _move(learner.weights, "cpu")
-    learner.model.preprocess.to("cpu")
+    defended.preprocess.to("cpu")
 
     def settle() -> None:
-        learner.settle(teacher_of(learner, images, examples, exam, turns, state))
+        learner.settle(teacher_of(learner, images, turns, state))
 
+    # a resumed run's detector was taught in the run before
+    first = [b if own else f for f, b, own in zip(first, state.best, learner.aside, strict=True)]
     ways = Ways(learner.weights, first, state.best, settle)
-    return _Trained(ways, exam, state.epochs, samples)
+    return _Trained(ways, exam, state.epochs, state.rounds, samples)
 
 
 def _drawn(images: Images, seed: int) -> Images:

@@ -1,4 +1,4 @@
-"""Which source the next attacked image comes from: the one that fools the model most, most often.
+"""Which source the next attacked image comes from: the one that is noticed least, most often.
 
 After PubDef (Sitawarin, Chang, Huang, Altoyan & Wagner, ICLR 2024), which samples its sources by
 how well the model does against each.
@@ -10,17 +10,17 @@ FLOOR = 0.3
 """Share of attacked images that all sources have in common in equal parts: none is forgotten."""
 
 
-def weights(robust: Sequence[float], counts: Sequence[int]) -> list[float]:
+def weights(noticed: Sequence[float], counts: Sequence[int]) -> list[float]:
     """Probability of each source.
 
     Args:
-        robust: share of held-out examples that the model has right, one a source.
-        counts: how many examples that share is of.
+        noticed: how well a source's held-out examples are told from clean images, in [0, 1].
+        counts: how many examples that is of.
 
     Returns:
-        Positive numbers that sum to 1; a source that fools the model more never gets less.
+        Positive numbers that sum to 1; a source that is noticed less never gets less.
     """
-    # Laplace's rule: a source that fooled nobody among few may still fool somebody
-    errors = [((1 - r) * n + 1) / (n + 2) for r, n in zip(robust, counts, strict=True)]
+    # Laplace's rule: a source that escaped never among few may still escape
+    errors = [((1 - r) * n + 1) / (n + 2) for r, n in zip(noticed, counts, strict=True)]
     total = sum(errors)
     return [FLOOR / len(errors) + (1 - FLOOR) * error / total for error in errors]

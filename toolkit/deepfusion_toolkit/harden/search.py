@@ -72,8 +72,20 @@ class Grid:
     max_cost: float
 
     @classmethod
-    def of(cls, model: Classifier, tails: Sequence[tuple[Site, ...]], settings: Settings) -> "Grid":
+    def of(
+        cls,
+        model: Classifier,
+        tails: Sequence[tuple[Site, ...]],
+        settings: Settings,
+        network: float = 1.0,
+    ) -> "Grid":
         """Erode the model at each of these places.
+
+        Args:
+            model: with everything that hardening puts beside it.
+            tails: the places.
+            settings: of hardening.
+            network: see ``Work``.
 
         Raises:
             UsageError: even the cheapest plan costs more than --max-cost.
@@ -83,7 +95,7 @@ class Grid:
         places = tuple(
             (
                 Defended(one, rule=settings.fusion, stages=settings.stages),
-                work_of(traced, one.sites),
+                work_of(traced, one.sites)._replace(network=network),
             )
             for one in eroded
         )

@@ -44,7 +44,7 @@ class Settings:
     members: int | None = None
     fusion: FusionRule = MEAN
     preprocess: Sequence[str] = ()
-    shared: float = 0.76
+    shared: float = 0.8
     max_cost: float = 4.0
     max_clean_drop: float = 0.02
     false_positive_rate: float = 0.01

@@ -9,6 +9,7 @@ from deepfusion_toolkit import __version__
 from deepfusion_toolkit.calibrate import no_rejection
 from deepfusion_toolkit.data.folder import Dataset
 from deepfusion_toolkit.harden.checkpoint import Epoch
+from deepfusion_toolkit.harden.noticing import Round
 from deepfusion_toolkit.harden.result import Result, Sample, line_of
 from deepfusion_toolkit.report.html import page
 from deepfusion_toolkit.report.pictures import perturbation
@@ -79,7 +80,9 @@ def _sections(result: Result, dataset: Dataset) -> Iterator[Section]:
     yield Figures(shown)
     if result.epochs:
         yield _curves(result.epochs)
-        yield _odds(result.epochs)
+        yield _epochs(result.epochs)
+    if result.rounds:
+        yield _rounds(result.rounds)
     yield Table(COLUMNS, _front(result), "Plans that no other one beats", NOTE)
     if result.samples:
         rows = [_row(sample, dataset) for sample in result.samples]
@@ -118,22 +121,23 @@ def _curves(epochs: Sequence[Epoch]) -> Curves:
     )
 
 
-def _odds(epochs: Sequence[Epoch]) -> Table:
-    sources = list(epochs[0].odds)
-    rows = [
-        [
-            e.number,
-            round(e.loss, 4),
-            *(f"{e.odds[s]:.0%}" for s in sources),
-            "yes" if e.kept else "no",
-        ]
-        for e in epochs
+def _epochs(epochs: Sequence[Epoch]) -> Table:
+    rows: list[list[Cell]] = [[e.number, round(e.loss, 4), _yes(e.kept)] for e in epochs]
+    return Table(("epoch", "loss", "in budget"), rows, "Epochs")
+
+
+def _rounds(rounds: Sequence[Round]) -> Table:
+    sources = list(rounds[0].odds)
+    rows: list[list[Cell]] = [
+        [r.number, round(r.loss, 4), *(f"{r.odds[s]:.0%}, {r.auroc[s]:.3f}" for s in sources)]
+        for r in rounds
     ]
     return Table(
-        ("epoch", "loss", *sources, "in budget"),
+        ("round", "loss", *sources),
         rows,
-        "Epochs",
-        "Columns of sources: their share of the attacked training images.",
+        "The detector",
+        "Columns of sources: their share of the pairs, and how well held-out examples were told "
+        "from clean images afterwards (AUROC).",
     )
 
 

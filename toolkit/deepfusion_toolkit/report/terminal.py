@@ -37,6 +37,7 @@ def progress(
     description: str,
     total: int,
     *,
+    done: int = 0,
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
     shown: bool = True,
@@ -46,6 +47,7 @@ def progress(
     Args:
         description: what is going on.
         total: steps in all, at least 1.
+        done: those that an earlier run did: they say nothing of the time that is left.
         stream: where to; stderr by default, and a bar is drawn only if it is a terminal.
         clock: seconds, for the lines of a log.
         shown: False says nothing: somebody else counts.
@@ -55,7 +57,7 @@ def progress(
         return
     out = sys.stderr if stream is None else stream
     if not out.isatty():
-        with _lines(description, total, out, clock) as advance:
+        with _lines(description, total, done, out, clock) as advance:
             yield advance
         return
     columns = (
@@ -67,16 +69,16 @@ def progress(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(file=out)) as bar:
-        task = bar.add_task(description, total=total)
+        task = bar.add_task(description, total=total, completed=done)
         yield lambda steps: bar.advance(task, steps)
 
 
 @contextmanager
 def _lines(
-    description: str, total: int, out: TextIO, clock: Callable[[], float]
+    description: str, total: int, done: int, out: TextIO, clock: Callable[[], float]
 ) -> Iterator[Advance]:
     started = last = clock()
-    done = 0
+    before = done
 
     def advance(steps: int) -> None:
         nonlocal done, last
@@ -84,7 +86,7 @@ def _lines(
         now = clock()
         if now - last >= LOG_EVERY_S and done < total:
             last = now
-            left = (now - started) * (total - done) / max(done, 1)
+            left = (now - started) * (total - done) / max(done - before, 1)
             print(f"{description}: {done}/{total}, about {left:.0f} s left", file=out, flush=True)
 
     yield advance

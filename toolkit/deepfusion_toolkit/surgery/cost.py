@@ -42,20 +42,24 @@ def share_before(traced: Traced, sites: Sequence[Site]) -> float:
 
 
 class Work(NamedTuple):
-    """What members of one eroded network cost, in plain inferences.
+    """What members of one eroded network cost, in plain inferences: runs of what was hardened.
 
     Attributes:
         shared: share of multiply-adds before the first eroded site, in [0, 1].
-        eroded: of one member's erosion. A factor's multiplication reads and writes a value and
-            computes next to nothing: it costs as much as ``TOUCH`` multiply-adds.
+        eroded: of one member's erosion, in runs of the network. A factor's multiplication reads
+            and writes a value and computes next to nothing: it costs as much as ``TOUCH``
+            multiply-adds.
+        network: plain inferences that one run of the network costs: 1, or more where hardening
+            put something beside it.
     """
 
     shared: float
     eroded: float = 0.0
+    network: float = 1.0
 
     def cost(self, members: int) -> float:
         """Predict what so many members in one graph cost."""
-        return members_cost(members, self.shared) + members * self.eroded
+        return self.network * (members_cost(members, self.shared) + members * self.eroded)
 
 
 def work_of(traced: Traced, sites: Sequence[Site]) -> Work:

@@ -8,7 +8,7 @@ import logging
 import operator
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -222,14 +222,20 @@ def _one_batch_norm(module: GraphModule) -> None:
         module.graph.erase_node(node)
 
 
-def following_batches(module: GraphModule) -> GraphModule:
+def following_batches(
+    module: GraphModule, leaving: Callable[[str], bool] = lambda _name: False
+) -> GraphModule:
     """A twin for training: batch norms use the statistics of each batch, and follow them.
 
     It shares all parameters and buffers with ``module``, which keeps its frozen statistics.
+
+    Args:
+        module: a traced network.
+        leaving: of which weights, by name, the norms stay as they are.
     """
     graph = copy.deepcopy(module.graph)
     for node in graph.nodes:
-        if node.target == aten.batch_norm.default:
+        if node.target == aten.batch_norm.default and not leaving(str(node.args[3].target)):
             node.update_arg(5, True)
     return GraphModule(module, graph)
 

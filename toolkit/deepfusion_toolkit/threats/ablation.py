@@ -18,7 +18,7 @@ from deepfusion_toolkit import attacks
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.plan import Plan
 from deepfusion_toolkit.statistics import Mean
-from deepfusion_toolkit.surgery import ErodedModel, Seen, members_cost
+from deepfusion_toolkit.surgery import ErodedModel, Seen
 from deepfusion_toolkit.threats.case import Attack, Case, Images
 from deepfusion_toolkit.threats.network import FusedNetwork, PlainNetwork, seed_of
 from deepfusion_toolkit.threats.outcome import Flags, mean_of
@@ -72,14 +72,15 @@ class Form:
 
 def forms(case: Case, ensemble: Sequence[Classifier]) -> list[Form]:
     """The forms to compare; with other plain models, also an eroded one at the ensemble's cost."""
-    alone = 1 - case.jury.plan.prefix_share
+    work = case.jury.plan.work
+    alone = work.network * (1 - work.shared)
     found = [_plain("single", [case.plain])]
     members = {*case.settings.members, case.jury.plan.members}
     if ensemble:
         together = [case.plain, *ensemble]
         found.append(_plain("plain ensemble", together))
-        equal = MOST_MEMBERS if alone == 0 else 1 + floor((len(together) - 1) / alone)
-        members.add(min(MOST_MEMBERS, equal))
+        more = (len(together) - work.network) / alone if alone else MOST_MEMBERS
+        members.add(min(MOST_MEMBERS, max(1, 1 + floor(more))))
     for count in sorted(members):
         name = "eroded single" if count == 1 else "eroded ensemble"
         found.append(_eroded(case, name, count, cost(case.jury.plan, count)))
@@ -88,7 +89,7 @@ def forms(case: Case, ensemble: Sequence[Classifier]) -> list[Form]:
 
 def cost(plan: Plan, members: int) -> float:
     """Plain inferences that K members cost, by multiply-adds: what they share runs once."""
-    return members_cost(members, plan.prefix_share)
+    return plan.work.cost(members)
 
 
 def compare(

@@ -186,7 +186,7 @@ class Case:
                 images.labels,
                 policy=policy,
                 members=plan.members,
-                prefix_share=plan.prefix_share,
+                work=plan.work,
             )
 
         return self.ledger.recall(f"policy: {key}", Adaptive, measured)

@@ -123,6 +123,9 @@ def summary(found: Sequence[Found]) -> dict[str, float | int | None]:
             error.append(100 * abs(clean.flagged.value - clean.named_rate))
         if one.close is not None:
             white += [row.robust.value for row in one.close.rows if row.threat == "white-box"]
+        if not one.threats.adaptive:  # all K judge every frame
+            cost.append(one.threats.cost)
+            loss.append(0.0)
         for name, seen in one.threats.adaptive.items():
             if name == "clean":
                 cost.append(seen.policy.cost)

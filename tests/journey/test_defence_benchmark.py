@@ -62,7 +62,9 @@ def test_a_run_has_every_threat_and_its_summary_is_the_worst_of_them(measured):
     assert summary["white_box_eot_robust"] == min(
         row["robust"]["value"] for row in one["close"]["rows"] if row["threat"] == "white-box"
     )
-    assert summary["adaptive_policy_cost"] is None  # this plan has no policy
+    # this plan has no policy: all members judge every frame
+    assert summary["adaptive_policy_cost"] == one["threats"]["cost"] > 1
+    assert summary["adaptive_policy_robust_loss_points"] == 0
     assert summary["n_images"] == 6
     assert "transfer-aware" in page
     assert "squares" in page

@@ -1,4 +1,4 @@
-"""The training loop: four members of every image, one step after the other."""
+"""The training loop: some members of every image, one step after the other."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ BATCH = 32
 WARM = 50
 """Steps in which the learning rate rises, at most a tenth of all."""
 DECAY = 1e-3
-LONGEST = 0.998
+KEPT = 0.998
 """Share of the averaged weights that a step leaves, once there were enough steps."""
 SETTLE = 60
 """Batches after which nothing is left of a batch norm's old statistics (momentum .1)."""
@@ -128,7 +128,7 @@ class Learner:
         return functional.cross_entropy(logits / hot, wanted)
 
     def _average(self, step: int) -> None:
-        share = max(1 - LONGEST, 9 / (10 + step))
+        share = max(1 - KEPT, 9 / (10 + step))
         with torch.no_grad():
             for mean, weight in zip(self.averaged, self.weights, strict=True):
                 if mean.is_floating_point():

@@ -18,8 +18,9 @@ class Settings:
     """How to harden.
 
     Attributes:
-        method: "transfer" trains on examples crafted from surrogates, "adversarial" on examples
-            crafted on the model itself (PGD), "distillation" on softened labels.
+        method: "transfer" teaches a detector by examples crafted on surrogates, and classes by one
+            step on the model itself; "adversarial" classes by PGD on it; "distillation" by softened
+            labels.
         eps: largest budget of the attacks, in 1/255.
         steps: of an attack for each surrogate, in passes.
         epochs: of training, at most; 0 only chooses the plan, and calibrates.

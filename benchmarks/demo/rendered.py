@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
         surrogates=("residual", "fire"),
         target="depthwise",
         epochs=7,
-        harden_epochs=5,
+        harden_epochs=8,
         members=4,
         shared=0.5,  # members that differ early learn their score in fewer epochs
         crafted=1400,

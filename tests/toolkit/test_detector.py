@@ -20,8 +20,8 @@ from deepfusion_toolkit.harden.detector import (
 )
 from deepfusion_toolkit.harden.images import Images, stream
 from deepfusion_toolkit.harden.judge import Exam
-from deepfusion_toolkit.harden.noticing import detection, pairs, teach
-from deepfusion_toolkit.harden.pool import Examples
+from deepfusion_toolkit.harden.noticing import detection, teach
+from deepfusion_toolkit.harden.pool import Examples, pairs_of
 from deepfusion_toolkit.models import load, save
 from deepfusion_toolkit.surgery import erode, find_sites
 from deepfusion_toolkit.surgery.cost import multiply_adds
@@ -145,13 +145,15 @@ def test_pairs_are_of_likely_sources_and_differ_in_the_attack_alone():
         Examples(torch.full((2, 3, 2, 2), value, dtype=torch.uint8), torch.tensor(origin))
         for value, origin in ((110, [0, 1]), (202, [2, 3]))
     ]
-    found = pairs(images, examples, [0.0, 1.0], 12, stream(0, "t"))
-    base, moved = torch.round(found * 255).amax((1, 2, 3)).chunk(2)
+    found = pairs_of(images, examples, [0.0, 1.0], 12, stream(0, "t"))
+    base, moved = (torch.round(one * 255).amax((1, 2, 3)) for one in found[:2])
+    assert torch.equal(base, found.origin.float())
     assert set(base.tolist()) == {2, 3}
     assert moved.max() == 202  # whole perturbations of the likely source
     assert len(set((moved - base).tolist())) > 2  # and shares of them
     assert ((moved - base) >= 99).all()
-    assert torch.equal(found, pairs(images, examples, [0.0, 1.0], 12, stream(0, "t")))
+    again = pairs_of(images, examples, [0.0, 1.0], 12, stream(0, "t"))
+    assert all(map(torch.equal, found, again))
 
 
 def test_clean_and_attacked_images_weigh_the_same():

@@ -179,7 +179,7 @@ class TaughtError(Exception):
 
 
 def test_what_the_budget_bears_is_trained_with(data, tmp_path, monkeypatch):
-    def spied(_learner, _images, _exam, found, *_):
+    def spied(_learner, _images, _examples, _exam, found, *_):
         assert found == (*TURNS, *SHIFTS)  # a budget of everything bears them all
         raise TaughtError
 

@@ -22,11 +22,12 @@ from deepfusion_toolkit.harden.detector import watched
 from deepfusion_toolkit.harden.images import Images, images_of, stream
 from deepfusion_toolkit.harden.itself import OnItself
 from deepfusion_toolkit.harden.judge import Exam, Figures, auroc, examine
-from deepfusion_toolkit.harden.lessons import Transfer
-from deepfusion_toolkit.harden.pool import Workshop, sources_of
+from deepfusion_toolkit.harden.learner import Learner
+from deepfusion_toolkit.harden.lessons import Known, Transfer
+from deepfusion_toolkit.harden.pool import Examples, Workshop, sources_of
 from deepfusion_toolkit.harden.search import Point, pareto, ranked
 from deepfusion_toolkit.harden.settings import Settings
-from deepfusion_toolkit.harden.training import PATIENCE, best, stopped
+from deepfusion_toolkit.harden.training import ENOUGH, PATIENCE, best, stopped, teacher_of
 from deepfusion_toolkit.models import Classifier
 from deepfusion_toolkit.surgery import Work, erode, find_sites
 from deepfusion_toolkit.surgery.graph import trace
@@ -140,6 +141,45 @@ def test_images_are_turned_and_attacked_on_the_model_as_it_is():
     with torch.no_grad():
         next(model.parameters()).mul_(-1)  # the model goes on
     assert not torch.equal(made, itself(images, stream(1, "own")))
+
+
+def test_few_epochs_learn_from_known_sources():
+    pixels = torch.zeros(4, 3, 2, 2, dtype=torch.uint8)
+    pixels[2], pixels[3] = 2, 3
+    images = Images(pixels, torch.tensor([0, 1, 0, 1]), tuple("abcd"))
+    examples = [Examples(torch.full((2, 3, 2, 2), 202, dtype=torch.uint8), torch.tensor([2, 3]))]
+
+    def undefended(shown):
+        return torch.tensor([[0.25, 0.75]]).expand(len(shown), -1)
+
+    teacher = Known(images, examples, [1.0], (), undefended, 2)
+    found = teacher.lesson(torch.tensor([1] * 6), stream(0, "t"))
+    clean, moved = found.images.chunk(2)
+    assert clean.max() == 0
+    assert moved.min() > 0.3
+    of_clean, of_moved = found.wanted.chunk(2)
+    assert of_clean.tolist() == [[0.125, 0.875]] * 6
+    assert {tuple(one) for one in of_moved.tolist()} <= {(0.625, 0.375), (0.125, 0.875)}
+
+
+def teacher_at(epochs, robust=(0.0, 1.0)):
+    """Give what the second epoch of so many is taught by."""
+    base = nets.classifier(nets.public)
+    settings = Settings(epochs=epochs)
+    learner = Learner(Defended(eroded_end(base)), settings, 4, base.classes)
+    images = Images(torch.zeros(4, 3, *base.size).byte(), torch.zeros(4).long(), tuple("abcd"))
+    examples = [Examples(images.pixels, torch.arange(4))] * 2
+    epoch = Epoch(1, 1.0, Figures(0.5, dict(zip("ab", robust, strict=True)), 0.5), True)
+    state = State(learner.weights, learner.averaged, {}, epochs=[epoch])
+    exam = Exam(images, {"a": images, "b": images})
+    return teacher_of(learner, images, examples, exam, (), state)
+
+
+def test_many_epochs_learn_from_attacks_on_the_model_itself():
+    assert isinstance(teacher_at(ENOUGH), Transfer)
+    few = teacher_at(ENOUGH - 1)
+    assert isinstance(few, Known)
+    assert few.odds[0] > few.odds[1]  # the source that fools the model most comes most
 
 
 def test_tails_are_late_nested_and_heard_by_the_features():

@@ -12,6 +12,7 @@ from torch.nn import functional
 from deepfusion_toolkit.augment import Turn, turned
 from deepfusion_toolkit.harden.images import Images, partly
 from deepfusion_toolkit.harden.itself import OnItself
+from deepfusion_toolkit.harden.pool import Examples, pairs_of
 
 CLEAN = 0.25
 """Clean images for each attacked one."""
@@ -62,6 +63,30 @@ class Transfer:
         wanted = torch.lerp(labels, self.undefended(clean), HEED)
         count = ceil(CLEAN * len(chosen))
         return Lesson(torch.cat((clean[:count], moved)), torch.cat((wanted[:count], wanted)))
+
+
+@dataclass
+class Known:
+    """Clean images, and as many examples of the pool: what few epochs can learn.
+
+    It holds against the networks that were seen, and little against others.
+    """
+
+    images: Images
+    examples: Sequence[Examples]
+    odds: Sequence[float]
+    turns: Sequence[Turn]
+    undefended: Callable[[Tensor], Tensor]
+    classes: int
+
+    def lesson(self, chosen: Tensor, draw: torch.Generator) -> Lesson:
+        """The batch of these clean images [N], then N examples of likely sources."""
+        clean = turned(self.images.pixels[chosen] / 255, self.turns, draw)
+        drawn = pairs_of(self.images, self.examples, self.odds, len(chosen), draw)
+        labels = self.images.labels[torch.cat((chosen, drawn.origin))]
+        known = functional.one_hot(labels, self.classes).float()
+        wanted = torch.lerp(known, self.undefended(torch.cat((clean, drawn.clean))), HEED)
+        return Lesson(torch.cat((clean, drawn.attacked)), wanted)
 
 
 @dataclass

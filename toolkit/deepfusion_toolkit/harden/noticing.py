@@ -15,9 +15,9 @@ from torch.nn import functional
 from deepfusion_edge.errors import ModelError
 from deepfusion_toolkit.harden import sampling
 from deepfusion_toolkit.harden.detector import Detector
-from deepfusion_toolkit.harden.images import Images, partly, stream
+from deepfusion_toolkit.harden.images import Images, stream
 from deepfusion_toolkit.harden.judge import Exam, auroc
-from deepfusion_toolkit.harden.pool import Examples
+from deepfusion_toolkit.harden.pool import Examples, pairs_of
 from deepfusion_toolkit.report.terminal import progress
 
 ROUNDS = 10
@@ -80,7 +80,8 @@ def teach(
             detector.train()
             for _ in range(STEPS):
                 with torch.no_grad():
-                    shown = prepared(pairs(images, examples, odds, PAIRS, draw).to(device))
+                    drawn = pairs_of(images, examples, odds, PAIRS, draw)
+                    shown = prepared(torch.cat((drawn.clean, drawn.attacked)).to(device))
                 loss = detection(detector(shown))
                 if not torch.isfinite(loss):
                     raise ModelError("teaching the detector diverged", "report this with the data")
@@ -103,24 +104,6 @@ def detection(levels: Tensor) -> Tensor:
     """Cross-entropy of logits [2N]: clean images, then the same ones attacked."""
     clean, moved = levels.chunk(2)
     return (functional.softplus(clean).mean() + functional.softplus(-moved).mean()) / 2
-
-
-def pairs(
-    images: Images,
-    examples: Sequence[Examples],
-    odds: Sequence[float],
-    count: int,
-    draw: torch.Generator,
-) -> Tensor:
-    """Clean images [count, 3, H, W] in [0, 1], then the same ones attacked, of likely sources."""
-    source = torch.multinomial(torch.tensor(odds), count, replacement=True, generator=draw)
-    place = torch.rand(count, generator=draw).tolist()
-    chosen = [examples[s] for s in source.tolist()]
-    at = [int(p * len(e.origin)) for p, e in zip(place, chosen, strict=True)]
-    origin = torch.stack([e.origin[n] for e, n in zip(chosen, at, strict=True)])
-    full = torch.stack([e.pixels[n] for e, n in zip(chosen, at, strict=True)]) / 255
-    clean = images.pixels[origin] / 255
-    return torch.cat((clean, partly(clean, full, draw)))
 
 
 def _noticed(

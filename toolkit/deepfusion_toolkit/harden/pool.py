@@ -18,7 +18,7 @@ from torch import Tensor
 from deepfusion_edge.erosion import stream_of
 from deepfusion_toolkit import attacks
 from deepfusion_toolkit.files import write_bytes
-from deepfusion_toolkit.harden.images import Images
+from deepfusion_toolkit.harden.images import Images, partly
 from deepfusion_toolkit.harden.settings import Settings
 from deepfusion_toolkit.models import Classifier, smallest_side
 from deepfusion_toolkit.names import DEEP_FUSION
@@ -52,6 +52,32 @@ class Examples(NamedTuple):
 
     pixels: Tensor
     origin: Tensor
+
+
+class Pairs(NamedTuple):
+    """Clean images and the same ones attacked, [N, 3, H, W] in [0, 1], and which they are [N]."""
+
+    clean: Tensor
+    attacked: Tensor
+    origin: Tensor
+
+
+def pairs_of(
+    images: Images,
+    examples: Sequence[Examples],
+    odds: Sequence[float],
+    count: int,
+    draw: torch.Generator,
+) -> Pairs:
+    """Draw examples of likely sources beside their own clean images."""
+    source = torch.multinomial(torch.tensor(odds), count, replacement=True, generator=draw)
+    place = torch.rand(count, generator=draw).tolist()
+    chosen = [examples[s] for s in source.tolist()]
+    at = [int(p * len(e.origin)) for p, e in zip(place, chosen, strict=True)]
+    origin = torch.stack([e.origin[n] for e, n in zip(chosen, at, strict=True)])
+    full = torch.stack([e.pixels[n] for e, n in zip(chosen, at, strict=True)]) / 255
+    clean = images.pixels[origin] / 255
+    return Pairs(clean, partly(clean, full, draw), origin)
 
 
 def sources_of(surrogates: Sequence[Classifier], steps: int) -> list[Source]:

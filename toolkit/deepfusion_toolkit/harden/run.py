@@ -197,13 +197,14 @@ def _train(
     learner.undefended.to(device)
     state = begun or State(learner.weights, learner.averaged, {}, rounds)
     state = train(
-        learner, images, exam, turns, budget.least_exam, work / CHECKPOINT, identity, state
-    )
+        learner, images, examples, exam, turns, budget.least_exam,
+        work / CHECKPOINT, identity, state,
+    )  # fmt: skip
     _move(learner.weights, "cpu")
     defended.preprocess.to("cpu")
 
     def settle() -> None:
-        learner.settle(teacher_of(learner, images, turns, state))
+        learner.settle(teacher_of(learner, images, examples, exam, turns, state))
 
     # a resumed run's detector was taught in the run before
     first = [b if own else f for f, b, own in zip(first, state.best, learner.aside, strict=True)]

@@ -1,4 +1,4 @@
-"""Which source the next attacked image comes from: the one that is noticed least, most often.
+"""Which source the next attacked image comes from: the one that does most harm, most often.
 
 After PubDef (Sitawarin, Chang, Huang, Altoyan & Wagner, ICLR 2024), which samples its sources by
 how well the model does against each.
@@ -14,7 +14,7 @@ def weights(noticed: Sequence[float], counts: Sequence[int]) -> list[float]:
     """Probability of each source.
 
     Args:
-        noticed: how well a source's held-out examples are told from clean images, in [0, 1].
+        noticed: share of a source's held-out examples that are noticed, or are right, in [0, 1].
         counts: how many examples that is of.
 
     Returns:

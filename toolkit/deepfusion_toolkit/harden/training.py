@@ -8,18 +8,29 @@ import torch
 from torch import Tensor
 
 from deepfusion_toolkit.augment import Turn
-from deepfusion_toolkit.harden import checkpoint
+from deepfusion_toolkit.harden import checkpoint, sampling
 from deepfusion_toolkit.harden.budget import restore
 from deepfusion_toolkit.harden.checkpoint import Epoch, Identity, State
 from deepfusion_toolkit.harden.images import Images
 from deepfusion_toolkit.harden.itself import OWN_STEPS, PGD_STEPS, OnItself
 from deepfusion_toolkit.harden.judge import Exam, examine
 from deepfusion_toolkit.harden.learner import Learner, answers
-from deepfusion_toolkit.harden.lessons import Adversarial, Distillation, Teacher, Transfer
+from deepfusion_toolkit.harden.lessons import (
+    Adversarial,
+    Distillation,
+    Known,
+    Teacher,
+    Transfer,
+)
+from deepfusion_toolkit.harden.pool import Examples
 from deepfusion_toolkit.report.terminal import progress
 
 PATIENCE = 10
 """Epochs without a better one after which training stops."""
+ENOUGH = 10
+"""Epochs from which on classes are learned from attacks on the model itself. In fewer that costs
+more clean accuracy than any budget has (make demo, five epochs: nothing but the undefended weights
+kept it), and examples of known sources are learned from instead."""
 MEMBERS = 4
 """Members that held-out images are judged by after each epoch."""
 
@@ -27,6 +38,7 @@ MEMBERS = 4
 def train(
     learner: Learner,
     images: Images,
+    examples: Sequence[Examples],
     exam: Exam,
     turns: Sequence[Turn],
     least: float,
@@ -39,7 +51,8 @@ def train(
     Args:
         learner: the model in training.
         images: clean training images.
-        exam: held-out images.
+        examples: of the pool, a source each.
+        exam: held-out images; its sources are those of ``examples``, in order.
         turns: that images may be given.
         least: clean accuracy that is within the budget.
         path: of the checkpoint.
@@ -63,7 +76,7 @@ def train(
             if stopped(state):
                 advance(total - number * learner.steps)
                 break
-            teacher = teacher_of(learner, images, turns, state)
+            teacher = teacher_of(learner, images, examples, exam, turns, state)
             loss = learner.epoch(number, teacher, advance)
             with learner.as_averaged():
                 found = examine(learner.model, exam, (MEMBERS,), settings.seed)[MEMBERS]
@@ -90,6 +103,8 @@ def stopped(state: State) -> bool:
 def teacher_of(
     learner: Learner,
     images: Images,
+    examples: Sequence[Examples],
+    exam: Exam,
     turns: Sequence[Turn],
     state: State,
 ) -> Teacher:
@@ -101,8 +116,15 @@ def teacher_of(
         if len(state.epochs) >= settings.epochs // 2 and state.soft is None and state.epochs:
             state.soft = _softened(learner, images)
         return Distillation(images, state.soft, turns, classes)
+    undefended = partial(answers, learner.undefended)
+    if settings.epochs < ENOUGH:
+        right = [0.0] * len(examples)
+        if state.epochs:
+            right = list(state.epochs[-1].figures.robust.values())
+        odds = sampling.weights(right, [len(one.keys) for one in exam.attacked.values()])
+        return Known(images, examples, odds, turns, undefended, classes)
     itself = OnItself(learner.model, settings, OWN_STEPS)
-    return Transfer(images, itself, turns, partial(answers, learner.undefended), classes)
+    return Transfer(images, itself, turns, undefended, classes)
 
 
 def _softened(learner: Learner, images: Images) -> Tensor:

@@ -23,7 +23,6 @@ def run(args: argparse.Namespace) -> int:
         epochs=7,
         harden_epochs=8,
         members=4,
-        shared=0.5,  # members that differ early learn their score in fewer epochs
         crafted=1400,
         remarks=(
             (

@@ -110,7 +110,7 @@ def test_images_are_turned_and_attacked_on_the_model_as_it_is():
         return torch.full((len(shown), base.classes), 0.5)
 
     def lesson(seed):
-        teacher = Transfer(images, itself, (across,), undefended, base.classes)
+        teacher = Transfer(images, itself, (across,), undefended)
         return teacher.lesson(torch.arange(8), stream(seed, "t"))
 
     found = lesson(0)
@@ -152,7 +152,7 @@ def test_few_epochs_learn_from_known_sources():
     def undefended(shown):
         return torch.tensor([[0.25, 0.75]]).expand(len(shown), -1)
 
-    teacher = Known(images, examples, [1.0], (), undefended, 2)
+    teacher = Known(images, examples, [1.0], (), undefended)
     found = teacher.lesson(torch.tensor([1] * 6), stream(0, "t"))
     clean, moved = found.images.chunk(2)
     assert clean.max() == 0

@@ -57,7 +57,8 @@ class Detector(nn.Module):
 
     def seen(self, image: Tensor) -> Tensor:
         """RGB [N, 3, H, W] in [0, 1] -> what is seen of perturbations, [N, CHANNELS[-1]]."""
-        return self.maps((image - 0.5) / 0.5).mean((2, 3))  # type: ignore[no-any-return]
+        maps: Tensor = self.maps((image - 0.5) / 0.5)
+        return maps.mean((2, 3))
 
     def forward(self, image: Tensor) -> Tensor:
         """How sure it is that images are attacked: RGB [N, 3, H, W] in [0, 1] -> logits [N]."""

@@ -117,8 +117,10 @@ class Learner:
         rows = sample(
             self.model.sites, seed=self.settings.seed, stream=drawn, members=MEMBERS * len(images)
         )
-        logits, _ = self._live(self.model.prepared(images), torch.from_numpy(rows).to(device))
-        return logits  # type: ignore[no-any-return]
+        logits: Tensor = self._live(self.model.prepared(images), torch.from_numpy(rows).to(device))[
+            0
+        ]
+        return logits
 
     def _step(self, step: int, teacher: Teacher, chosen: Tensor, draw: torch.Generator) -> Tensor:
         lesson = teacher.lesson(chosen, draw)

@@ -52,15 +52,13 @@ class Transfer:
     itself: OnItself
     turns: Sequence[Turn]
     undefended: Callable[[Tensor], Tensor]
-    classes: int
 
     def lesson(self, chosen: Tensor, draw: torch.Generator) -> Lesson:
         """The batch of these clean images [N]: some of them, then all attacked."""
         some = self.images.some(chosen.tolist())
         clean = turned(some.pixels / 255, self.turns, draw)
         moved = partly(clean, self.itself(some.shown_as(clean), draw), draw)
-        labels = functional.one_hot(some.labels, self.classes).float()
-        wanted = torch.lerp(labels, self.undefended(clean), HEED)
+        wanted = _heeding(some.labels, self.undefended(clean))
         count = ceil(CLEAN * len(chosen))
         return Lesson(torch.cat((clean[:count], moved)), torch.cat((wanted[:count], wanted)))
 
@@ -77,16 +75,19 @@ class Known:
     odds: Sequence[float]
     turns: Sequence[Turn]
     undefended: Callable[[Tensor], Tensor]
-    classes: int
 
     def lesson(self, chosen: Tensor, draw: torch.Generator) -> Lesson:
         """The batch of these clean images [N], then N examples of likely sources."""
         clean = turned(self.images.pixels[chosen] / 255, self.turns, draw)
         drawn = pairs_of(self.images, self.examples, self.odds, len(chosen), draw)
         labels = self.images.labels[torch.cat((chosen, drawn.origin))]
-        known = functional.one_hot(labels, self.classes).float()
-        wanted = torch.lerp(known, self.undefended(torch.cat((clean, drawn.clean))), HEED)
+        wanted = _heeding(labels, self.undefended(torch.cat((clean, drawn.clean))))
         return Lesson(torch.cat((clean, drawn.attacked)), wanted)
+
+
+def _heeding(labels: Tensor, undefended: Tensor) -> Tensor:
+    """Labels [M], and in part what the undefended model says [M, C]."""
+    return torch.lerp(functional.one_hot(labels, undefended.shape[1]).float(), undefended, HEED)
 
 
 @dataclass

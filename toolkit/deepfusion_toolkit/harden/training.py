@@ -122,9 +122,9 @@ def teacher_of(
         if state.epochs:
             right = list(state.epochs[-1].figures.robust.values())
         odds = sampling.weights(right, [len(one.keys) for one in exam.attacked.values()])
-        return Known(images, examples, odds, turns, undefended, classes)
+        return Known(images, examples, odds, turns, undefended)
     itself = OnItself(learner.model, settings, OWN_STEPS)
-    return Transfer(images, itself, turns, undefended, classes)
+    return Transfer(images, itself, turns, undefended)
 
 
 def _softened(learner: Learner, images: Images) -> Tensor:

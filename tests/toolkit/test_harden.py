@@ -337,8 +337,10 @@ def test_the_model_appears_only_with_its_plan(data, tmp_path):
 
 
 def test_training_that_diverges_says_so(data, tmp_path, monkeypatch):
-    broken = torch.tensor(float("nan"))
-    monkeypatch.setattr(learner_room.Learner, "_step", lambda *_: broken)
+    def broken(_learner, copy, _part):
+        return copy.trained[0].sum() * float("nan")
+
+    monkeypatch.setattr(learner_room.Learner, "_loss", broken)
     with pytest.raises(ModelError, match="diverged at step 0"):
         hardened(data, tmp_path / "h")
     assert [p.name for p in (tmp_path / "h").iterdir()] == ["m.work"]

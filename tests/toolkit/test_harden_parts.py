@@ -18,6 +18,7 @@ from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.harden import places, pool, sampling
 from deepfusion_toolkit.harden.budget import blend
 from deepfusion_toolkit.harden.checkpoint import Epoch, State
+from deepfusion_toolkit.harden.copies import copies_of
 from deepfusion_toolkit.harden.detector import watched
 from deepfusion_toolkit.harden.images import Images, images_of, stream
 from deepfusion_toolkit.harden.itself import OnItself
@@ -56,7 +57,7 @@ def images(tmp_path):
 
 def test_every_source_crafts_within_its_budget_and_others_of_its_own(images, tmp_path):
     public = [nets.classifier(nets.public), nets.classifier(nets.learner)]
-    workshop = Workshop(public, Settings(eps=6, steps=1), tmp_path / "pool", "cpu")
+    workshop = Workshop(public, Settings(eps=6, steps=1), tmp_path / "pool")
     workshop.sources = [s for s in workshop.sources if s.attack == "mi"]
     made = workshop.craft(images, 33, "examples")
     assert [s.name for s in workshop.sources] == ["mi on public", "mi on learner"]
@@ -68,12 +69,12 @@ def test_every_source_crafts_within_its_budget_and_others_of_its_own(images, tmp
     assert made[0].origin.tolist() != made[1].origin.tolist()
     files = {p.name for p in (tmp_path / "pool").iterdir()}
     assert len(files) == 4
-    again = Workshop(public, Settings(eps=6, steps=1), tmp_path / "pool", "cpu")
+    again = Workshop(public, Settings(eps=6, steps=1), tmp_path / "pool")
     again.sources = workshop.sources
-    again._surrogate = None  # all is there: nobody may be asked
+    again._prepare = None  # all is there: nobody may be asked
     for one, other in zip(made, again.craft(images, 33, "examples"), strict=True):
         assert torch.equal(one.pixels, other.pixels)
-    other = Workshop(public, Settings(eps=6, steps=1, seed=1), tmp_path / "pool", "cpu")
+    other = Workshop(public, Settings(eps=6, steps=1, seed=1), tmp_path / "pool")
     other.sources = workshop.sources[:1]
     other._prepared = workshop._prepared
     other.craft(images, 8, "examples")
@@ -102,7 +103,7 @@ def test_images_are_turned_and_attacked_on_the_model_as_it_is():
     draw = stream(0, "own")
     pixels = torch.randint(8, 248, (8, 3, *base.size), generator=draw, dtype=torch.uint8)
     images = Images(pixels, torch.tensor([0, 1] * 4), tuple("abcdefgh"))
-    itself = OnItself(model, Settings(eps=4), 3)
+    itself = OnItself(copies_of(model, ["cpu"]), Settings(eps=4), 3)
     asked = []
 
     def undefended(shown):

@@ -229,7 +229,11 @@ def _harden(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="go on after the last whole epoch")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with curves")
-    parser.add_argument("--device", default="cpu", help="of torch: cpu, cuda (%(default)s)")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="of torch: cpu, cuda, or several that train together: cuda:0,cuda:1 (%(default)s)",
+    )
     _seed(parser)
     _json(parser)
     parser.set_defaults(run="harden")

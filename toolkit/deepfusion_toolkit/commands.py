@@ -69,7 +69,7 @@ def craft(args: argparse.Namespace) -> int:
     if args.batch is not None:
         _at_least_one(batch=args.batch)
     _attack(args)  # mistakes are told before anything is loaded
-    device = _device(args)
+    device = _device(args.device)
     engine = _engine(args, device)
     dataset = _limited(args, _seed(args))
     surrogates = _models(args.surrogate, dataset)
@@ -181,12 +181,12 @@ def _batch(
     return begun.batch if begun else memory.fitting(surrogates, settings, device)
 
 
-def _device(args: argparse.Namespace) -> str:
+def _device(name: str) -> str:
     try:
-        torch.zeros(1, device=args.device)
+        torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:  # no such word, or a torch without CUDA
-        raise UsageError(f"device {args.device} is not there", "use --device cpu") from error
-    return str(args.device)
+        raise UsageError(f"device '{name}' is not there", "use --device cpu") from error
+    return name
 
 
 def _engine(args: argparse.Namespace, device: str = "cpu") -> engines.Engine:
@@ -235,7 +235,7 @@ def harden(args: argparse.Namespace) -> int:
     given = {f.name: getattr(args, f.name) for f in fields(hardening.Settings)}
     settings = hardening.Settings(**{**given, "seed": _seed(args)})
     _at_least_one(crafted=args.crafted, steps=args.steps)
-    device = _device(args)
+    devices = [*map(_device, args.device.split(","))]
     if settings.epochs and settings.method == "transfer" and not args.surrogate:
         raise UsageError(
             "training needs at least one --surrogate", "name public models, or set --epochs 0"
@@ -251,7 +251,7 @@ def harden(args: argparse.Namespace) -> int:
         settings,
         work=args.work,
         resume=args.resume,
-        device=device,
+        devices=devices,
     )
     if args.html:
         write_html(args.html, page_of_hardening(result, args.model, dataset))

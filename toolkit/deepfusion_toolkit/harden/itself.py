@@ -1,5 +1,6 @@
 """Attacks on the model in training, as it is then."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from deepfusion_edge.erosion import MAX_SEED
 from deepfusion_toolkit import attacks
-from deepfusion_toolkit.defence import Defended
+from deepfusion_toolkit.harden.copies import Copy, joined, parted, side_by_side
 from deepfusion_toolkit.harden.images import Images
 from deepfusion_toolkit.harden.settings import Settings
 from deepfusion_toolkit.threats.network import FusedNetwork
@@ -24,7 +25,7 @@ REACH = 1.5
 class OnItself:
     """Attacks the model as it is now by PGD, each image through a member of its own."""
 
-    model: Defended
+    copies: Sequence[Copy]
     settings: Settings
     steps: int
     attack: attacks.Settings = field(init=False)
@@ -38,13 +39,14 @@ class OnItself:
 
     def __call__(self, images: Images, draw: torch.Generator) -> Tensor:
         """Attacked images [N, 3, H, W] in [0, 1], whole steps of 1/255."""
-        seed = int(torch.randint(MAX_SEED, (1,), generator=draw))
-        device = next(self.model.parameters()).device
-        made = attacks.attack(
-            [FusedNetwork(self.model, 1)],
-            (images.pixels / 255).to(device),
-            images.labels.to(device),
-            images.keys,
-            replace(self.attack, seed=seed),
-        )
-        return torch.round(made.images.cpu() * 255) / 255
+        attack = replace(self.attack, seed=int(torch.randint(MAX_SEED, (1,), generator=draw)))
+
+        def moved(copy: Copy, places: Tensor) -> Tensor:
+            part = images.some(places.tolist())
+            clean, labels = (part.pixels / 255).to(copy.device), part.labels.to(copy.device)
+            network = FusedNetwork(copy.model, 1)
+            return attacks.attack([network], clean, labels, part.keys, attack).images.cpu()
+
+        places = parted(torch.arange(len(images.keys)), len(self.copies))
+        made = joined(side_by_side(moved, self.copies, places))
+        return torch.round(made * 255) / 255

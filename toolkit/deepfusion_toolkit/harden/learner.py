@@ -1,9 +1,10 @@
 """The training loop: some members of every image, one step after the other."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from math import cos, pi
+from math import cos, isfinite, pi
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,12 +14,18 @@ from deepfusion_edge.erosion import sample, stream_of
 from deepfusion_edge.errors import ModelError
 from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.harden.budget import restore
+from deepfusion_toolkit.harden.copies import (
+    Copy,
+    copies_of,
+    follow,
+    gather,
+    parted,
+    side_by_side,
+)
 from deepfusion_toolkit.harden.detector import belongs
 from deepfusion_toolkit.harden.images import stream
 from deepfusion_toolkit.harden.lessons import Lesson, Teacher
 from deepfusion_toolkit.harden.settings import Settings
-from deepfusion_toolkit.surgery.graph import following_batches
-from deepfusion_toolkit.surgery.members import spread
 
 MEMBERS = 2
 """Members an image is shown to."""
@@ -33,35 +40,47 @@ SETTLE = 60
 """Batches after which nothing is left of a batch norm's old statistics (momentum .1)."""
 
 
+class _Part(NamedTuple):
+    """Some of a batch: a ``Lesson``, factors [M, MEMBERS, F], share of the batch in (0, 1]."""
+
+    images: Tensor
+    wanted: Tensor
+    factors: Tensor
+    share: float
+
+
 class Learner:
     """An eroded model in training; its weights are the base model's own.
 
     Batch norms follow the batches: frozen ones learn more slowly. A detector stays as it is.
 
     Attributes:
-        model: the defence, with the sites and strengths that are trained.
+        copies: the defence, with the sites and strengths that are trained, on the first device, and
+            copies of it on the others.
         undefended: the same as it was before.
-        weights: parameters, then buffers; what a checkpoint holds.
+        weights: the first one's parameters, then buffers; what a checkpoint holds.
         averaged: the mean of these over the last steps, exponentially weighted (Polyak and
             Juditsky, 1992): it is judged and kept, because single steps go up and down.
         aside: which of these are a detector's and have no part in the classes.
     """
 
-    def __init__(self, model: Defended, settings: Settings, images: int, classes: int) -> None:
-        self.model, self.settings = model, settings
+    def __init__(
+        self,
+        model: Defended,
+        settings: Settings,
+        images: int,
+        classes: int,
+        devices: Sequence[str] = ("cpu",),
+    ) -> None:
+        self.settings = settings
         self.undefended = deepcopy(model)
-        self.images, self.classes = images, classes
+        self.sites, self.images, self.classes = model.sites, images, classes
         self.steps = -(-images // BATCH)
-        (eroded,) = model.bases
-        graph = eroded.graph_module
-        self._live = spread(following_batches(graph, leaving=belongs))
-        self.trained = [
-            p for n, p in graph.named_parameters() if p.is_floating_point() and not belongs(n)
-        ]
-        self.weights = [*eroded.parameters(), *eroded.buffers()]
+        self.copies = copies_of(model, devices)
+        self.first = self.copies[0]
+        self.trained, self.weights = self.first.trained, self.first.weights
         self.averaged = [w.detach().clone() for w in self.weights]
-        names = [n for n, _ in (*graph.named_parameters(), *graph.named_buffers())]
-        self.aside = [*map(belongs, names)]
+        self.aside = [*map(belongs, self.first.names)]
         self.optimiser = torch.optim.AdamW(self.trained, lr=settings.rate, weight_decay=DECAY)
 
     def epoch(self, number: int, teacher: Teacher, advance: Callable[[int], None]) -> float:
@@ -77,17 +96,17 @@ class Learner:
         """
         draw = stream(self.settings.seed, "epoch", number)
         order = torch.randperm(self.images, generator=draw)
-        for weight in self.trained:
+        trained = [weight for copy in self.copies for weight in copy.trained]
+        for weight in trained:
             weight.requires_grad_(True)
         total = 0.0
         try:
             for at, chosen in enumerate(order.split(BATCH)):
-                loss = self._step(number * self.steps + at, teacher, chosen, draw)
-                total += self._descend(number * self.steps + at, loss)
+                total += self._step(number * self.steps + at, teacher, chosen, draw)
                 self._average(number * self.steps + at)
                 advance(1)
         finally:
-            for weight in self.trained:
+            for weight in trained:
                 weight.requires_grad_(False)
         return total / self.steps
 
@@ -105,29 +124,52 @@ class Learner:
         """Let batch norms find their statistics for weights that were mixed, not trained."""
         draw = stream(self.settings.seed, "settle")
         batches = torch.randperm(self.images, generator=draw).split(BATCH)
+        follow(self.copies)
         for at in range(SETTLE):
             lesson = teacher.lesson(batches[at % len(batches)], draw)
+            (part,) = self._parts(lesson, stream_of("settle", at), 1)
             with torch.no_grad():
-                self._look(lesson, stream_of("settle", at))
+                self._loss(self.first, part)
 
-    def _look(self, lesson: Lesson, drawn: int) -> Tensor:
-        """Logits [M * MEMBERS, C] of M images, image after image."""
-        device = self.trained[0].device
-        images = lesson.images.to(device, memory_format=torch.channels_last)
+    def _parts(self, lesson: Lesson, drawn: int, count: int) -> list[_Part]:
+        """A batch in so many parts, each image with factors of its own."""
         rows = sample(
-            self.model.sites, seed=self.settings.seed, stream=drawn, members=MEMBERS * len(images)
+            self.sites, seed=self.settings.seed, stream=drawn, members=MEMBERS * len(lesson.images)
         )
-        logits: Tensor = self._live(self.model.prepared(images), torch.from_numpy(rows).to(device))[
-            0
+        factors = torch.from_numpy(rows).unflatten(0, (-1, MEMBERS))
+        pieces = (parted(t, count) for t in (lesson.images, lesson.wanted, factors))
+        return [
+            _Part(i, w, f, len(i) / len(rows) * MEMBERS) for i, w, f in zip(*pieces, strict=True)
         ]
-        return logits
 
-    def _step(self, step: int, teacher: Teacher, chosen: Tensor, draw: torch.Generator) -> Tensor:
-        lesson = teacher.lesson(chosen, draw)
-        logits = self._look(lesson, stream_of("harden", step))
+    def _loss(self, copy: Copy, part: _Part) -> Tensor:
+        """What a part has in the batch's mean loss."""
+        images = part.images.to(copy.device, memory_format=torch.channels_last)
+        factors = part.factors.flatten(0, 1).to(copy.device)
+        logits = copy.live(copy.model.prepared(images), factors)[0]
         hot = self.settings.temperature if self.settings.method == "distillation" else 1.0
-        wanted = lesson.wanted.to(logits.device).repeat_interleave(MEMBERS, 0)
-        return functional.cross_entropy(logits / hot, wanted)
+        wanted = part.wanted.to(copy.device).repeat_interleave(MEMBERS, 0)
+        return functional.cross_entropy(logits / hot, wanted) * part.share
+
+    def _step(self, step: int, teacher: Teacher, chosen: Tensor, draw: torch.Generator) -> float:
+        def descend(copy: Copy, part: _Part) -> float:
+            loss = self._loss(copy, part)
+            loss.backward()
+            return float(loss.detach())
+
+        follow(self.copies)
+        lesson = teacher.lesson(chosen, draw)
+        self.optimiser.zero_grad()
+        parts = self._parts(lesson, stream_of("harden", step), len(self.copies))
+        loss = sum(side_by_side(descend, self.copies, parts))
+        if not isfinite(loss):
+            raise ModelError(f"hardening diverged at step {step} (loss {loss})", "lower --rate")
+        gather(self.copies)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.rate * _rate(step, self.steps * self.settings.epochs)
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimiser.step()
+        return loss
 
     def _average(self, step: int) -> None:
         share = max(1 - KEPT, 9 / (10 + step))
@@ -137,19 +179,6 @@ class Learner:
                     mean.lerp_(weight, share)
                 else:
                     mean.copy_(weight)
-
-    def _descend(self, step: int, loss: Tensor) -> float:
-        if not torch.isfinite(loss):
-            raise ModelError(
-                f"hardening diverged at step {step} (loss {float(loss.detach())})", "lower --rate"
-            )
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.settings.rate * _rate(step, self.steps * self.settings.epochs)
-        self.optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimiser.step()
-        return float(loss.detach())
 
 
 def answers(model: Defended, images: Tensor, temperature: float = 1.0) -> Tensor:

@@ -6,7 +6,8 @@ decides about it, so an interrupted run goes on where it was, and other settings
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from deepfusion_edge.erosion import stream_of
 from deepfusion_toolkit import attacks
 from deepfusion_toolkit.files import write_bytes
+from deepfusion_toolkit.harden.copies import side_by_side
 from deepfusion_toolkit.harden.images import Images, partly
 from deepfusion_toolkit.harden.settings import Settings
 from deepfusion_toolkit.models import Classifier, smallest_side
@@ -97,19 +99,41 @@ def _named(surrogates: Sequence[Classifier], members: Sequence[int]) -> str:
     return " and ".join(shown) if len(members) < len(names) or len(names) == 1 else "all"
 
 
+class _Job(NamedTuple):
+    """A batch to craft: settings, surrogates by their numbers, clean images, its file."""
+
+    attack: attacks.Settings
+    surrogates: tuple[int, ...]
+    part: Images
+    path: Path
+
+
+class _Seat(NamedTuple):
+    """A place to craft at."""
+
+    number: int
+    device: str
+
+
 class Workshop:
     """Surrogates at work, each prepared once for all attacks that want it alike.
+
+    Several devices craft batches side by side; an image is the same whichever crafts it.
 
     Attributes:
         sources: what examples are crafted with.
     """
 
     def __init__(
-        self, surrogates: Sequence[Classifier], settings: Settings, folder: Path, device: str
+        self,
+        surrogates: Sequence[Classifier],
+        settings: Settings,
+        folder: Path,
+        devices: Sequence[str] = ("cpu",),
     ) -> None:
         self.sources = sources_of(surrogates, settings.steps)
         self._surrogates, self._settings = surrogates, settings
-        self._folder, self._device = folder, device
+        self._folder, self._seats = folder, [_Seat(n, device) for n, device in enumerate(devices)]
         self._prepared: dict[tuple[object, ...], ErodedModel] = {}
         self._weights = [fingerprint(model.core) for model in surrogates]
 
@@ -130,41 +154,68 @@ class Workshop:
         made = []
         with progress(f"crafting {what} (passes)", total) as advance:
             for source, chosen in zip(self.sources, picked, strict=True):
-                parts = []
-                for number, at in enumerate(range(0, len(chosen), BATCH)):
-                    part = images.some(chosen[at : at + BATCH])
-                    parts.append(self._batch(source, part, SIZES[number % len(SIZES)]))
-                    advance(len(part.keys) * source.passes)
-                made.append(Examples(torch.cat(parts), torch.tensor(chosen)))
+                starts = range(0, len(chosen), BATCH)
+                parts = [images.some(chosen[at : at + BATCH]) for at in starts]
+                jobs = [self._job(source, part, number) for number, part in enumerate(parts)]
+                pixels = []
+                for some in self._crafted(jobs):
+                    pixels += some
+                    advance(sum(map(len, some)) * source.passes)
+                made.append(Examples(torch.cat(pixels), torch.tensor(chosen)))
         return made
 
-    def _batch(self, source: Source, part: Images, size: float) -> Tensor:
+    def _job(self, source: Source, part: Images, number: int) -> _Job:
         attack = attacks.settings_for(
             source.attack,
             passes=source.passes,
             surrogates=len(source.surrogates),
-            eps=max(1.0, self._settings.eps * size),
+            eps=max(1.0, self._settings.eps * SIZES[number % len(SIZES)]),
             seed=self._settings.seed,
             side=smallest_side([self._surrogates[n] for n in source.surrogates]),
         )
         about = [*HERE, *(self._weights[n] for n in source.surrogates)]
         path = self._folder / f"{_digest(about, attack, part)}.npy"
-        pixels = _kept(path, part.pixels)
-        if pixels is None:
-            clean = (part.pixels / 255).to(self._device)
-            surrogates = [self._surrogate(n, attack) for n in source.surrogates]
-            labels = part.labels.to(self._device)
-            made = attacks.attack(surrogates, clean, labels, part.keys, attack)
-            pixels = attacks.quantise(made.images.cpu(), clean.cpu(), attack.eps)
-            write_bytes(path, _encoded(pixels))
-        return pixels
+        return _Job(attack, source.surrogates, part, path)
 
-    def _surrogate(self, number: int, attack: attacks.Settings) -> ErodedModel:
-        alike = (number, attack.erosion, attack.kinds, attack.residual, attack.taps_features)
-        if alike not in self._prepared:
-            (made,) = attacks.prepare([self._surrogates[number]], attack)
-            self._prepared[alike] = made.to(self._device)
-        return self._prepared[alike]
+    def _crafted(self, jobs: Sequence[_Job]) -> Iterator[list[Tensor]]:
+        """Pixels of the batches in order, as many at a time as there are devices."""
+        for at in range(0, len(jobs), len(self._seats)):
+            some = jobs[at : at + len(self._seats)]
+            kept = [_kept(job.path, job.part.pixels) for job in some]
+            missing = [job for job, pixels in zip(some, kept, strict=True) if pixels is None]
+            ready = [*map(self._prepare, self._seats, missing)]  # tracing is not for threads
+            made = iter(side_by_side(_craft, [s.device for s in self._seats], ready))
+            yield [next(made) if pixels is None else pixels for pixels in kept]
+
+    def _prepare(self, seat: _Seat, job: _Job) -> tuple[_Job, list[ErodedModel]]:
+        found = []
+        for number in job.surrogates:
+            attack = job.attack
+            alike = (
+                seat,
+                number,
+                attack.erosion,
+                attack.kinds,
+                attack.residual,
+                attack.taps_features,
+            )
+            if alike not in self._prepared:
+                surrogate = self._surrogates[number]
+                # moving what is eroded moves the surrogate's own weights
+                own = deepcopy(surrogate) if seat.number else surrogate
+                (made,) = attacks.prepare([own], attack)
+                self._prepared[alike] = made.to(seat.device)
+            found.append(self._prepared[alike])
+        return job, found
+
+
+def _craft(device: str, ready: tuple[_Job, list[ErodedModel]]) -> Tensor:
+    job, surrogates = ready
+    clean, labels = (job.part.pixels / 255).to(device), job.part.labels.to(device)
+    made = attacks.attack(surrogates, clean, labels, job.part.keys, job.attack)
+    pixels = attacks.quantise(made.images.cpu(), clean.cpu(), job.attack.eps)
+    write_bytes(job.path, _encoded(pixels))
+    return pixels
 
 
 def _ranked(images: Images, source: Source, seed: int) -> list[int]:

@@ -55,7 +55,7 @@ def harden(
     *,
     work: Path | None = None,
     resume: bool = False,
-    device: str = "cpu",
+    devices: Sequence[str] = ("cpu",),
 ) -> Result:
     """Write a hardened model and its erosion plan.
 
@@ -69,7 +69,8 @@ def harden(
         settings: see ``Settings``.
         work: folder of the pool and the checkpoint; None: beside ``out``, with suffix ``.work``.
         resume: go on with the checkpoint in ``work``, if there is one.
-        device: of torch, where examples are crafted and the model is trained.
+        devices: of torch, where examples are crafted and the model is trained, together if they are
+            several.
 
     Raises:
         InputError: too few images to keep back or to calibrate on, one class, or a damaged
@@ -106,7 +107,7 @@ def harden(
         images = images_of(kept, model.size)
         lessons = _train(
             grid, model, surrogates, images, held, exam, budget, settings,
-            work or out.with_suffix(".work"), resume, device,
+            work or out.with_suffix(".work"), resume, devices,
         )  # fmt: skip
         exam = lessons.exam
     chosen = choose(grid, held_out, exam, budget, settings.seed, lessons.ways if lessons else None)
@@ -165,14 +166,15 @@ def _train(
     settings: Settings,
     work: Path,
     resume: bool,
-    device: str,
+    devices: Sequence[str],
 ) -> _Trained:
     """Craft the pool and train; the exam gets held-out examples."""
+    device = devices[0]
     identity = identity_of(model, surrogates, images, held, settings)
     begun = checkpoint.load(work / CHECKPOINT, identity) if resume else None
     judge = partial(accuracy, model, labels=held.labels)
     turns = harmless_turns(judge, held.pixels, settings.max_clean_drop, (*TURNS, *SHIFTS))
-    workshop = Workshop(surrogates or [model], settings, work / POOL, device)
+    workshop = Workshop(surrogates or [model], settings, work / POOL, devices)
     examples: list[Examples] = []
     if settings.method != "distillation":
         each = ceil(settings.crafted / len(workshop.sources))
@@ -191,7 +193,7 @@ def _train(
         detector = detector_of(model)
         rounds = teach(detector, defended.prepared, images, examples, exam, settings.seed, device)
         replace_detector(model, detector)
-    learner = Learner(defended, settings, len(images.keys), model.classes)
+    learner = Learner(defended, settings, len(images.keys), model.classes, devices)
     first = [w.detach().clone() for w in learner.weights]
     _move([*learner.weights, *learner.averaged], device)
     learner.undefended.to(device)

@@ -79,7 +79,7 @@ def train(
             teacher = teacher_of(learner, images, examples, exam, turns, state)
             loss = learner.epoch(number, teacher, advance)
             with learner.as_averaged():
-                found = examine(learner.model, exam, (MEMBERS,), settings.seed)[MEMBERS]
+                found = examine(learner.first.model, exam, (MEMBERS,), settings.seed)[MEMBERS]
             epoch = Epoch(number + 1, loss, found, found.clean >= least)
             state.epochs.append(epoch)
             if best(state.epochs) is epoch:
@@ -111,7 +111,7 @@ def teacher_of(
     """What the next epoch is taught by."""
     settings, classes = learner.settings, learner.classes
     if settings.method == "adversarial":
-        return Adversarial(images, OnItself(learner.model, settings, PGD_STEPS), turns, classes)
+        return Adversarial(images, OnItself(learner.copies, settings, PGD_STEPS), turns, classes)
     if settings.method == "distillation":
         if len(state.epochs) >= settings.epochs // 2 and state.soft is None and state.epochs:
             state.soft = _softened(learner, images)
@@ -123,7 +123,7 @@ def teacher_of(
             right = list(state.epochs[-1].figures.robust.values())
         odds = sampling.weights(right, [len(one.keys) for one in exam.attacked.values()])
         return Known(images, examples, odds, turns, undefended)
-    itself = OnItself(learner.model, settings, OWN_STEPS)
+    itself = OnItself(learner.copies, settings, OWN_STEPS)
     return Transfer(images, itself, turns, undefended)
 
 
@@ -131,5 +131,5 @@ def _softened(learner: Learner, images: Images) -> Tensor:
     """The model's probabilities [N, C] at the temperature, without erosion."""
     batches = images.pixels.split(128)
     return torch.cat(
-        [answers(learner.model, b / 255, learner.settings.temperature) for b in batches]
+        [answers(learner.first.model, b / 255, learner.settings.temperature) for b in batches]
     )

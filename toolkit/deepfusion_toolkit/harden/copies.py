@@ -29,14 +29,15 @@ class Copy:
 
     Attributes:
         model: the defence.
+        undefended: the same as it was before training.
         live: its graph for N images and N * K rows of factors; batch norms follow the batches.
         trained: parameters that are learned, a detector's excepted.
         weights: parameters, then buffers; what a checkpoint holds.
         names: of these.
     """
 
-    def __init__(self, model: Defended) -> None:
-        self.model = model
+    def __init__(self, model: Defended, undefended: Defended) -> None:
+        self.model, self.undefended = model, undefended
         (eroded,) = model.bases
         graph = eroded.graph_module
         self.live: GraphModule = spread(following_batches(graph, leaving=belongs))
@@ -54,7 +55,10 @@ class Copy:
 
 def copies_of(model: Defended, devices: Sequence[str]) -> list[Copy]:
     """The model itself, which its caller moves to the first device, and copies on the others."""
-    return [Copy(model), *(Copy(deepcopy(model).to(device)) for device in devices[1:])]
+    first, *others = devices
+    copies = [Copy(model, deepcopy(model).to(first))]
+    copies += [Copy(*(deepcopy(model).to(device) for _ in range(2))) for device in others]
+    return copies
 
 
 def follow(copies: Sequence[Copy]) -> None:

@@ -23,11 +23,21 @@ REACH = 1.5
 
 @dataclass
 class OnItself:
-    """Attacks the model as it is now by PGD, each image through a member of its own."""
+    """Attacks the model as it is now by PGD, each image through a member of its own.
+
+    Attributes:
+        copies: the model, on each device.
+        settings: of hardening.
+        steps: of an attack.
+        undefended: whether every third batch is attacked on the model as it was before training
+            instead, and every third on both: what others craft on plain networks comes nearer to
+            that.
+    """
 
     copies: Sequence[Copy]
     settings: Settings
     steps: int
+    undefended: bool = False
     attack: attacks.Settings = field(init=False)
 
     def __post_init__(self) -> None:
@@ -40,12 +50,14 @@ class OnItself:
     def __call__(self, images: Images, draw: torch.Generator) -> Tensor:
         """Attacked images [N, 3, H, W] in [0, 1], whole steps of 1/255."""
         attack = replace(self.attack, seed=int(torch.randint(MAX_SEED, (1,), generator=draw)))
+        kind = int(torch.randint(3, (1,), generator=draw)) if self.undefended else 0
 
         def moved(copy: Copy, places: Tensor) -> Tensor:
             part = images.some(places.tolist())
             clean, labels = (part.pixels / 255).to(copy.device), part.labels.to(copy.device)
-            network = FusedNetwork(copy.model, 1)
-            return attacks.attack([network], clean, labels, part.keys, attack).images.cpu()
+            seen = ((copy.model,), (copy.undefended,), (copy.model, copy.undefended))[kind]
+            networks = [FusedNetwork(model, 1) for model in seen]
+            return attacks.attack(networks, clean, labels, part.keys, attack).images.cpu()
 
         places = parted(torch.arange(len(images.keys)), len(self.copies))
         made = joined(side_by_side(moved, self.copies, places))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from math import cos, isfinite, pi
 from typing import NamedTuple
 
@@ -57,7 +56,6 @@ class Learner:
     Attributes:
         copies: the defence, with the sites and strengths that are trained, on the first device, and
             copies of it on the others.
-        undefended: the same as it was before.
         weights: the first one's parameters, then buffers; what a checkpoint holds.
         averaged: the mean of these over the last steps, exponentially weighted (Polyak and
             Juditsky, 1992): it is judged and kept, because single steps go up and down.
@@ -73,7 +71,6 @@ class Learner:
         devices: Sequence[str] = ("cpu",),
     ) -> None:
         self.settings = settings
-        self.undefended = deepcopy(model)
         self.sites, self.images, self.classes = model.sites, images, classes
         self.steps = -(-images // BATCH)
         self.copies = copies_of(model, devices)

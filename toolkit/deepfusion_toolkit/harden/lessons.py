@@ -16,7 +16,7 @@ from deepfusion_toolkit.harden.pool import Examples, pairs_of
 
 CLEAN = 0.25
 """Clean images for each attacked one."""
-HEED = 0.5
+HEED = 0.3
 """Weight of the undefended model's answers beside the labels."""
 
 

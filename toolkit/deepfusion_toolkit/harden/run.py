@@ -196,7 +196,6 @@ def _train(
     learner = Learner(defended, settings, len(images.keys), model.classes, devices)
     first = [w.detach().clone() for w in learner.weights]
     _move([*learner.weights, *learner.averaged], device)
-    learner.undefended.to(device)
     state = begun or State(learner.weights, learner.averaged, {}, rounds)
     state = train(
         learner, images, examples, exam, turns, budget.least_exam,

@@ -116,14 +116,14 @@ def teacher_of(
         if len(state.epochs) >= settings.epochs // 2 and state.soft is None and state.epochs:
             state.soft = _softened(learner, images)
         return Distillation(images, state.soft, turns, classes)
-    undefended = partial(answers, learner.undefended)
+    undefended = partial(answers, learner.first.undefended)
     if settings.epochs < ENOUGH:
         right = [0.0] * len(examples)
         if state.epochs:
             right = list(state.epochs[-1].figures.robust.values())
         odds = sampling.weights(right, [len(one.keys) for one in exam.attacked.values()])
         return Known(images, examples, odds, turns, undefended)
-    itself = OnItself(learner.copies, settings, OWN_STEPS)
+    itself = OnItself(learner.copies, settings, OWN_STEPS, undefended=True)
     return Transfer(images, itself, turns, undefended)
 
 

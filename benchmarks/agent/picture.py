@@ -22,6 +22,7 @@ from deepfusion_edge.bundle import store
 from deepfusion_edge.errors import InputError
 from deepfusion_edge.line import utc_now
 from deepfusion_edge.source.files import SUFFIXES
+from deepfusion_toolkit.report.terminal import progress
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _SIZE = (1280, 1180)
@@ -61,14 +62,15 @@ def main() -> int:
         content["mqtt"]["client_id"] = "line-3"
         config.write_text(json.dumps(content))
         agent = rig.agent(config, options.out.with_suffix(".log"))
-        begun, number = time.monotonic(), 0
-        while time.monotonic() - begun < options.seconds:
-            file = files[number % len(files)]
-            ready = frames / f".{number:06}"
-            shutil.copy(file, ready)
-            ready.rename(frames / f"{number:06}-{file.parent.name}{file.suffix}")
-            number += 1
-            time.sleep(1 / options.rate)
+        shown = max(1, round(options.seconds * options.rate))
+        with progress("frames for the picture", shown) as advance:
+            for number in range(shown):
+                file = files[number % len(files)]
+                ready = frames / f".{number:06}"
+                shutil.copy(file, ready)
+                ready.rename(frames / f"{number:06}-{file.parent.name}{file.suffix}")
+                time.sleep(1 / options.rate)
+                advance(1)
         look(program, Path(work, "profile"), options.out)
         stop(agent)
     return 0

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepfusion_toolkit.report import Curve, Curves, page
-from deepfusion_toolkit.report.curves import BOTTOM, LABEL_STEP, LEFT, RIGHT, TOP, drawn
+from deepfusion_toolkit.report.curves import (
+    BOTTOM,
+    LABEL_STEP,
+    LEFT,
+    LETTER,
+    RIGHT,
+    TOP,
+    WIDTH,
+    drawn,
+)
 
 
 def chart(*curves):
@@ -36,6 +45,15 @@ def test_labels_keep_their_distance_and_stay_inside(ends):
     assert all(b - a >= LABEL_STEP - 0.2 for a, b in pairwise(at))
     assert at[0] >= TOP
     assert at[-1] <= BOTTOM + 5
+
+
+def test_a_long_label_widens_the_chart():
+    long = "deep-fusion on surrogate-1 and surrogate-2"
+    section = Curves([Curve(long, [(20, 0.5), (80, 0.5)]), Curve("short", [(20, 0.1)])], "n")
+    made = drawn(section)
+    assert made.width == pytest.approx(RIGHT + 12 + LETTER * len(long))
+    assert f'viewBox="0 0 {made.width} ' in page("t", [section])
+    assert chart([(20, 0.0), (80, 0.5)]).width == WIDTH
 
 
 def test_one_budget_is_a_dot_and_strong_lines_are_on_top():

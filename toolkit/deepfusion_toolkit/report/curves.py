@@ -8,6 +8,8 @@ from deepfusion_toolkit.report.sections import Curves
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 560.0, 12.0, 312.0
 LABEL_STEP = 15.0
 """Least distance between two labels."""
+WIDTH, LETTER = 760.0, 7.2
+"""Of the chart, if its labels leave it so, and what a letter of a label takes."""
 MOST_TICKS = 20
 """To the right; of more places only every second, third, ... has one."""
 
@@ -25,8 +27,9 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Chart:
-    """Everything the template draws: lines, ticks (position, text) of both axes."""
+    """Everything the template draws: its width, lines, ticks (position, text) of both axes."""
 
+    width: float
     lines: list[Drawn]
     across: list[tuple[float, str]]
     up: list[tuple[float, str]]
@@ -70,7 +73,9 @@ def drawn(section: Curves) -> Chart:
         path = " ".join(f"{x},{y}" for x, y in dots)
         lines.append(Drawn(curve.label, path, dots, round(at[index] + 4, 1), curve.strong))
     apart = 1 + len(places) // MOST_TICKS
+    ends_at = [line.dots[-1][0] + 12 + LETTER * len(line.label) for line in lines]
     return Chart(
+        round(max(WIDTH, *ends_at), 1),
         sorted(lines, key=lambda line: line.strong),
         [(x_of(x), f"{x:g}") for x in places[::apart]],
         [(y_of(share / 4), f"{25 * share} %") for share in range(5)],

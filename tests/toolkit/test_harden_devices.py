@@ -125,6 +125,16 @@ def test_parts_are_mixed_and_joined_in_order():
     assert side_by_side(lambda w, p: (w, p), "ab", []) == []
 
 
+def test_what_is_attacked_and_asked_moves_with_the_weights(images, monkeypatch):
+    pupil, moved = Learner(defended(), SETTINGS, len(images.keys), 3), []
+    for module in (pupil.first.undefended, pupil.first.model.preprocess):
+        monkeypatch.setattr(
+            module, "to", lambda device, module=module: moved.append((module, device))
+        )
+    pupil.move("cpu")
+    assert moved == [(pupil.first.model.preprocess, "cpu"), (pupil.first.undefended, "cpu")]
+
+
 def test_a_mistake_on_one_device_is_told(images):
     pupil = Learner(defended(), SETTINGS, len(images.keys), 3, TWO)
     teacher = Adversarial(images, OnItself(pupil.copies, SETTINGS, 1), (), 3)

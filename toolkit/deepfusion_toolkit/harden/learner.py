@@ -107,6 +107,13 @@ class Learner:
                 weight.requires_grad_(False)
         return total / self.steps
 
+    def move(self, device: str) -> None:
+        """Move the first copy, in place: the base model and every eroded form share its tensors."""
+        for tensor in (*self.weights, *self.averaged):
+            tensor.data = tensor.data.to(device)
+        self.first.model.preprocess.to(device)
+        self.first.undefended.to(device)
+
     @contextmanager
     def as_averaged(self) -> Iterator[None]:
         """Let the model have the averaged weights for a while."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from deepfusion_edge.erosion import stream_of
 from deepfusion_edge.errors import ModelError, UsageError
@@ -195,14 +194,13 @@ def _train(
         replace_detector(model, detector)
     learner = Learner(defended, settings, len(images.keys), model.classes, devices)
     first = [w.detach().clone() for w in learner.weights]
-    _move([*learner.weights, *learner.averaged], device)
+    learner.move(device)
     state = begun or State(learner.weights, learner.averaged, {}, rounds)
     state = train(
         learner, images, examples, exam, turns, budget.least_exam,
         work / CHECKPOINT, identity, state,
     )  # fmt: skip
-    _move(learner.weights, "cpu")
-    defended.preprocess.to("cpu")
+    learner.move("cpu")
 
     def settle() -> None:
         learner.settle(teacher_of(learner, images, examples, exam, turns, state))
@@ -237,12 +235,6 @@ def _mixed(mix: float, trained: bool) -> list[str]:
         "the undefended model's (WiSE-FT): robustness is less than training reached"
     )
     return [said]
-
-
-def _move(tensors: Sequence[Tensor], device: str) -> None:
-    """Move in place: the base model and every eroded form of it share these tensors."""
-    for tensor in tensors:
-        tensor.data = tensor.data.to(device)
 
 
 def _require_shared_weights(model: Classifier, eroded: ErodedModel) -> None:

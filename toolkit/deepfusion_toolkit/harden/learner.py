@@ -32,7 +32,9 @@ BATCH = 32
 """Training images of a step."""
 WARM = 50
 """Steps in which the learning rate rises, at most a tenth of all."""
-DECAY = 1e-3
+DECAY = 0.05
+"""Of the weights, apart from the gradient (Loshchilov and Hutter, ICLR 2019). With a fiftieth of it
+few images are known by heart in the end: accuracy on attacked others rises and then falls again."""
 KEPT = 0.998
 """Share of the averaged weights that a step leaves, once there were enough steps."""
 SETTLE = 60

@@ -271,6 +271,11 @@ def test_plans_are_ranked_within_the_budget_and_the_cheaper_of_equals_wins():
     good, cheap = point(0.9, 0.9, 0.9, 8), point(0.9, 0.899, 0.9, 2)
     broken, poor = point(0.8, 1.0, 1.0, 2), point(1.0, 0.5, 0.5, 2)
     assert ranked([good, broken, poor, cheap], 0.89) == [cheap, good, poor]
+    assert ranked([], 0.5) == []
+    # as near to the best, wherever the best lies: no bins
+    for top in (0.9049, 0.9051, 0.91, 0.9149):
+        near, far = point(0.9, top - 0.009, 0.9, 2), point(0.9, top - 0.011, 0.9, 1)
+        assert ranked([far, point(0.9, top, 0.9, 8), near], 0.89)[0] is near
     weak, strong = point(1, 0, 0.5, 8, strength=0.1), point(1, 0, 0.5, 8, strength=2.0)
     assert ranked([weak, strong], 0.9)[0] is strong  # nothing attacked: members that differ
     assert good.cost == 1 + 7 * 0.5

@@ -23,7 +23,8 @@ WEAK = (0.25, 0.1)
 """More of them for a network that was not trained to bear erosion."""
 MEMBERS = (2, 4, 8)
 EQUAL = 0.01
-"""Plans whose worth differs less are equally good: then the cheaper one is taken."""
+"""Plans whose worth is not further from the best are as good: then the cheapest is taken. Of two
+hundred images two are as much."""
 
 
 @dataclass(frozen=True)
@@ -133,13 +134,20 @@ class Grid:
 def ranked(points: Sequence[Point], least: float) -> list[Point]:
     """Plans that keep the clean accuracy, best first.
 
-    The worthiest comes first, among equals the cheapest. Where nothing was attacked, worth says
-    nothing: then the strongest erosion, because members that do not differ tell nothing.
+    First those that are as good as the worthiest, the cheapest of them before the others; then the
+    rest, the worthiest before the others. Where nothing was attacked, worth says nothing: then the
+    strongest erosion, because members that do not differ tell nothing.
     """
     kept = [p for p in points if p.figures.clean >= least]
     if all(not p.figures.robust for p in points):
         return sorted(kept, key=lambda p: (-p.strength, -p.members, p.cost))
-    return sorted(kept, key=lambda p: (-round(p.figures.worth / EQUAL), p.cost, -p.strength))
+    near = max((p.figures.worth for p in kept), default=0.0) - EQUAL - 1e-9
+    equals = [p for p in kept if p.figures.worth >= near]
+    others = [p for p in kept if p.figures.worth < near]
+    return [
+        *sorted(equals, key=lambda p: (p.cost, -p.strength)),
+        *sorted(others, key=lambda p: -p.figures.worth),
+    ]
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:

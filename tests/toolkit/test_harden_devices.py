@@ -14,6 +14,7 @@ from deepfusion_toolkit.harden.itself import OnItself
 from deepfusion_toolkit.harden.learner import Learner
 from deepfusion_toolkit.harden.lessons import Adversarial, Distillation
 from deepfusion_toolkit.harden.pool import Workshop
+from deepfusion_toolkit.models import load, save
 from deepfusion_toolkit.surgery import erode, find_sites
 from deepfusion_toolkit.surgery.graph import trace
 from tests.toolkit import attack_nets as nets
@@ -39,8 +40,11 @@ def bare():
 
 
 def defended(build=bare):
-    base = nets.classifier(build)
-    sites = find_sites(trace(base.core, base.size), ("activation",), {"activation": 0.2})
+    return defending(nets.classifier(build))
+
+
+def defending(base):
+    sites = find_sites(trace(base.core, base.size), ("skip",), {"skip": 0.2})
     return Defended(erode(base, sites[-1:]))
 
 
@@ -133,6 +137,14 @@ def test_what_is_attacked_and_asked_moves_with_the_weights(images, monkeypatch):
         )
     pupil.move("cpu")
     assert moved == [(pupil.first.model.preprocess, "cpu"), (pupil.first.undefended, "cpu")]
+
+
+def test_copies_of_a_model_file_are_made_without_a_warning(tmp_path):
+    base = nets.classifier(nets.public)
+    save(base.core, base.size, tmp_path / "m.pt2")
+    loaded = load(str(tmp_path / "m.pt2"), image_size=base.size)
+    copies = copies_of(defending(loaded), TWO)
+    assert len(copies) == 2  # warnings are errors here
 
 
 def test_a_mistake_on_one_device_is_told(images):

@@ -11,17 +11,18 @@ from copy import deepcopy
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from deepfusion_toolkit.defence import Defended
 from deepfusion_toolkit.harden.detector import belongs
-from deepfusion_toolkit.surgery.graph import following_batches
+from deepfusion_toolkit.surgery.graph import following_batches, quiet
 from deepfusion_toolkit.surgery.members import spread
 
 W = TypeVar("W")
 P = TypeVar("P")
 R = TypeVar("R")
+M = TypeVar("M", bound=nn.Module)
 
 
 class Copy:
@@ -56,9 +57,15 @@ class Copy:
 def copies_of(model: Defended, devices: Sequence[str]) -> list[Copy]:
     """The model itself, which its caller moves to the first device, and copies on the others."""
     first, *others = devices
-    copies = [Copy(model, deepcopy(model).to(first))]
-    copies += [Copy(*(deepcopy(model).to(device) for _ in range(2))) for device in others]
+    copies = [Copy(model, twin(model).to(first))]
+    copies += [Copy(*(twin(model).to(device) for _ in range(2))) for device in others]
     return copies
+
+
+def twin(module: M) -> M:
+    """A copy with weights of its own, without torch's notes about how it copies graphs."""
+    with quiet():
+        return deepcopy(module)
 
 
 def follow(copies: Sequence[Copy]) -> None:

@@ -7,7 +7,6 @@ decides about it, so an interrupted run goes on where it was, and other settings
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from torch import Tensor
 from deepfusion_edge.erosion import stream_of
 from deepfusion_toolkit import attacks
 from deepfusion_toolkit.files import write_bytes
-from deepfusion_toolkit.harden.copies import side_by_side
+from deepfusion_toolkit.harden.copies import side_by_side, twin
 from deepfusion_toolkit.harden.images import Images, partly
 from deepfusion_toolkit.harden.settings import Settings
 from deepfusion_toolkit.models import Classifier, smallest_side
@@ -202,7 +201,7 @@ class Workshop:
             if alike not in self._prepared:
                 surrogate = self._surrogates[number]
                 # moving what is eroded moves the surrogate's own weights
-                own = deepcopy(surrogate) if seat.number else surrogate
+                own = twin(surrogate) if seat.number else surrogate
                 (made,) = attacks.prepare([own], attack)
                 self._prepared[alike] = made.to(seat.device)
             found.append(self._prepared[alike])

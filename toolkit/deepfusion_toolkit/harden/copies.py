@@ -53,6 +53,13 @@ class Copy:
         """Where the weights are now."""
         return self.weights[0].device
 
+    def move(self, device: str) -> None:
+        """Move in place: the base model and every eroded form of it share these tensors."""
+        for weight in self.weights:
+            weight.data = weight.data.to(device)
+        self.model.preprocess.to(device)
+        self.undefended.to(device)
+
 
 def copies_of(model: Defended, devices: Sequence[str]) -> list[Copy]:
     """The model itself, which its caller moves to the first device, and copies on the others."""

@@ -1,4 +1,4 @@
-"""Attacks on the model in training, as it is then."""
+"""Attacks on the model in training, as it is then, and as it was before."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

@@ -110,11 +110,10 @@ class Learner:
         return total / self.steps
 
     def move(self, device: str) -> None:
-        """Move the first copy, in place: the base model and every eroded form share its tensors."""
-        for tensor in (*self.weights, *self.averaged):
-            tensor.data = tensor.data.to(device)
-        self.first.model.preprocess.to(device)
-        self.first.undefended.to(device)
+        """Move the first copy, and the averaged weights beside it."""
+        self.first.move(device)
+        for mean in self.averaged:
+            mean.data = mean.data.to(device)
 
     @contextmanager
     def as_averaged(self) -> Iterator[None]:

@@ -37,7 +37,7 @@ class Teacher(Protocol):
 
 @dataclass
 class Transfer:
-    """Images attacked on the model as it is now, and a quarter of them as they are.
+    """Images attacked on the model as it is now and was before, and a quarter of them as they are.
 
     Against examples of other networks one step on the model itself teaches more than their
     examples do: those of few surrogates teach what these surrogates' perturbations look like,

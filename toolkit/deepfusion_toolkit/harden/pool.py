@@ -187,17 +187,10 @@ class Workshop:
             yield [next(made) if pixels is None else pixels for pixels in kept]
 
     def _prepare(self, seat: _Seat, job: _Job) -> tuple[_Job, list[ErodedModel]]:
-        found = []
+        attack, found = job.attack, []
+        wanted = (attack.erosion, attack.kinds, attack.residual, attack.taps_features)
         for number in job.surrogates:
-            attack = job.attack
-            alike = (
-                seat,
-                number,
-                attack.erosion,
-                attack.kinds,
-                attack.residual,
-                attack.taps_features,
-            )
+            alike = (seat, number, *wanted)
             if alike not in self._prepared:
                 surrogate = self._surrogates[number]
                 # moving what is eroded moves the surrogate's own weights

@@ -19,8 +19,8 @@ class Settings:
 
     Attributes:
         method: "transfer" teaches a detector by examples crafted on surrogates, and classes by one
-            step on the model itself; "adversarial" classes by PGD on it; "distillation" by softened
-            labels.
+            step on the model itself, now and as it was; "adversarial" classes by PGD on it;
+            "distillation" by softened labels.
         eps: largest budget of the attacks, in 1/255.
         steps: of an attack for each surrogate, in passes.
         epochs: of training, at most; 0 only chooses the plan, and calibrates.
